@@ -1,0 +1,55 @@
+# levee's commands. `make demo` and `make test` need root (or sudo) for network namespaces; all they do
+# happens inside namespaces that they make and remove.
+
+GO ?= go
+FUZZTIME ?= 60s
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS = -X main.version=$(VERSION)
+
+# Debian packages of the peers that the tests run.
+PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark
+
+.PHONY: all build demo test unit integration lint fuzz generate packages clean
+
+all: build
+
+# Both binaries, static.
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee ./cmd/levee
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee-lab ./cmd/levee-lab
+
+# What levee does, in under a minute.
+demo: build
+	bin/levee-lab demo --levee bin/levee
+
+# Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
+# network namespaces with real peers. No test skips: what can't run fails and says why.
+test: unit integration
+
+unit:
+	LEVEE_REQUIRE_ROOT=1 $(GO) test -race -shuffle=on -timeout 15m $$($(GO) list ./... | grep -v '/integration$$')
+
+integration: build packages
+	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -shuffle=on -timeout 20m ./integration
+
+packages:
+	@integration/packages.sh $(PEERS)
+
+# Formatting, vet, staticcheck (pinned in go.mod as a tool).
+lint:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+clean:
+	rm -rf bin

@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"levee/proxy/cookie"
+)
+
+// Mode says what happens to new connections toward a service.
+type Mode uint8
+
+// The modes of a service.
+const (
+	// ModeOff forwards every packet as it is; nothing is tracked.
+	ModeOff Mode = iota
+	// ModeAlways answers every SYN with a cookie.
+	ModeAlways
+)
+
+// String returns the mode's word in the configuration.
+func (m Mode) String() string {
+	switch m {
+	case ModeOff:
+		return "off"
+	case ModeAlways:
+		return "always"
+	}
+	return fmt.Sprintf("mode(%d)", uint8(m))
+}
+
+// ParseMode is the inverse of Mode.String.
+func ParseMode(s string) (Mode, error) {
+	for _, m := range []Mode{ModeOff, ModeAlways} {
+		if s == m.String() {
+			return m, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not a mode: use off or always", s)
+}
+
+// PortRange is the TCP ports First to Last, both included.
+type PortRange struct{ First, Last uint16 }
+
+// String returns the range as the configuration writes it: "80" or "8000-8100".
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return fmt.Sprint(r.First)
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+func (r PortRange) contains(p uint16) bool { return r.First <= p && p <= r.Last }
+
+// WScaleNone is the window scale of a host that does not do window scaling (RFC 7323 §2.2).
+const WScaleNone = cookie.WScaleNone
+
+// DefaultWScale is promised to clients when Options.WScale is not set: what Linux offers with its
+// default buffers. A wrong guess costs nothing, because every window is rescaled.
+const DefaultWScale = 7
+
+// Options is what levee promises clients on behalf of the servers of a service.
+type Options struct {
+	// MSS in bytes for IPv4 and IPv6; 0 means what the MTU of the TUN allows.
+	MSS uint16
+	// WScale is the window scale shift, 0 to 14, or WScaleNone to promise no scaling.
+	WScale uint8
+	// SACK promises selective acknowledgements (RFC 2018).
+	SACK bool
+	// Timestamps promises the timestamp option (RFC 7323 §3). A server that then turns out
+	// not to do it costs that client its connection, so promise it only where it is known.
+	Timestamps bool
+	// ECN promises explicit congestion notification (RFC 3168) to clients that do timestamps: only
+	// their cookie has room for it.
+	ECN bool
+}
+
+// DefaultOptions is right for any server, if not the best for each.
+func DefaultOptions() Options { return Options{WScale: DefaultWScale, SACK: true} }
+
+// Service is a set of server addresses and ports that are treated alike.
+type Service struct {
+	Name string
+	// Prefixes of the servers, masked, of either family, at least one.
+	Prefixes []netip.Prefix
+	// Ports of the servers; empty means all.
+	Ports   []PortRange
+	Mode    Mode
+	Options Options
+}
+
+func (s *Service) hasPort(p uint16) bool {
+	return len(s.Ports) == 0 || slices.ContainsFunc(s.Ports, func(r PortRange) bool { return r.contains(p) })
+}
+
+// Config is everything a Proxy needs to know. The zero value of a field has no meaning unless it is said.
+type Config struct {
+	Services []Service
+	// Capacity is the largest number of flows, open or remembered, 1 to MaxCapacity.
+	Capacity int
+	// IdleTimeout ends open flows without packets (RFC 5382 REQ-5 asks for 2 h 4 min at least).
+	IdleTimeout time.Duration
+	// TransitoryTimeout ends half-closed flows without packets (RFC 5382 REQ-5: 4 min at least).
+	TransitoryTimeout time.Duration
+	// MTU in bytes of the smallest link that the proxied packets cross, the TUN included: the bound
+	// of the MSS that is promised.
+	MTU int
+	// Secret is the master secret of the cookies.
+	Secret cookie.Secret
+}
+
+// Defaults and bounds of Config.
+const (
+	DefaultCapacity          = 1 << 20
+	DefaultIdleTimeout       = 2*time.Hour + 4*time.Minute
+	DefaultTransitoryTimeout = 4 * time.Minute
+	// MaxCapacity bounds the flow table to about 8 GB.
+	MaxCapacity = 1 << 26
+	// MinMTU is IPv6's smallest link (RFC 8200 §5); MaxMTU is the longest IP packet.
+	MinMTU, MaxMTU = 1280, 65535
+)

@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/stack"
+)
+
+// side is one end of a flow, and the direction of the packets it sends.
+type side uint8
+
+const (
+	client side = iota
+	server
+)
+
+// peer is the other side.
+func (s side) peer() side { return 1 - s }
+
+// flowFlags are facts about a flow that do not change after its handshake.
+type flowFlags uint8
+
+const (
+	// clientLow: the client is the low end of the key.
+	clientLow flowFlags = 1 << iota
+	// timestamps, sack, ecn: promised to the client and asked of the server.
+	timestamps
+	sack
+	ecn
+	// opened: the server's SYN-ACK has come, so the deltas and halves mean something.
+	opened
+	// direct: the two hosts shook hands with each other; nothing is translated.
+	direct
+)
+
+// flow is everything levee knows of one connection: one record for both directions, without pointers, so that
+// a million of them cost the garbage collector nothing. A test pins its size.
+//
+// Sequence numbers are those the sender of a segment used on the server's side of levee: the
+// client's, which levee leaves alone, and the server's own, before Δ.
+type flow struct {
+	key   flowKey
+	flags flowFlags
+	state State
+	// service is the index of the service in the policy.
+	service uint16
+	// tries counts SYNs to the server after the first.
+	tries uint8
+	// challenged counts challenge ACKs answered while opening.
+	challenged uint8
+	// wscale is the client's window scale and mss its MSS in bytes, as its cookie told: what levee's SYN offers the server.
+	wscale uint8
+	// trafficClass is for levee's SYN: the DSCP of the client's ACK.
+	trafficClass uint8
+	mss          uint16
+
+	// clientISN is C, and cookie K, of the drawing in doc.go.
+	clientISN, cookie seqnum.Value
+	// clientTSVal is the client's latest TSval.
+	clientTSVal uint32
+	// delta is K - S. tsDelta is what the server's timestamps need to continue from the TSval of the
+	// cookie; until the server's first is known it is that TSval itself.
+	delta, tsDelta uint32
+
+	// lastSeen is when the last packet of either side passed, or while opening when the last SYN was sent.
+	lastSeen tick
+	// created is when the cookie was accepted, since the Proxy's start.
+	created time.Duration
+
+	half [2]half
+}
+
+// half is what one side has shown of itself.
+type half struct {
+	// bytes of payload sent, retransmissions included.
+	bytes uint64
+	// end is the highest sequence number after anything it sent; ack the highest it acknowledged.
+	end, ack seqnum.Value
+	// maxWindow is the largest window it offered, in bytes.
+	maxWindow uint32
+	// window is the field of its latest segment, as it wrote it.
+	window uint16
+	// scale is the shift its windows are written with, promised the one that its peer
+	// was told they are written with: levee rescales from one to the other.
+	scale, promised uint8
+}
+
+func (f *flow) has(flag flowFlags) bool { return f.flags&flag != 0 }
+
+func (f *flow) set(flag flowFlags, on bool) {
+	if on {
+		f.flags |= flag
+	}
+}
+
+// from says which side sent a packet, given whether its source is the low end of the key.
+func (f *flow) from(srcLow bool) side {
+	if srcLow == f.has(clientLow) {
+		return client
+	}
+	return server
+}
+
+// plausible says whether a segment from side s, whose acknowledgement is ack in the numbers of the record, can belong to this
+// incarnation of the connection: its data within the window its receiver ever offered, its
+// acknowledgement within what the peer has sent (the bounds of netfilter's tcp_in_window()).
+func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
+	from, to := &f.half[s], &f.half[s.peer()]
+	// Allows for windows that were larger than any we saw.
+	const minAckWindow = 66000
+	lowest := from.end - seqnum.Value(max(to.maxWindow, 1))
+	highest := to.ack + seqnum.Value(max(to.maxWindow, 1))
+	if p.End().LessThan(lowest) || highest.LessThan(p.Seq) {
+		return false
+	}
+	if !isACK(p) {
+		return true
+	}
+	oldest := to.end - seqnum.Value(max(from.maxWindow, minAckWindow))
+	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end)
+}
+
+// observe learns from a plausible segment of side s.
+func (f *flow) observe(s side, p *stack.Packet, ack seqnum.Value) {
+	h := &f.half[s]
+	h.bytes += uint64(p.PayloadLen)
+	if end := p.End(); h.end.LessThan(end) {
+		h.end = end
+	}
+	if isACK(p) && h.ack.LessThan(ack) {
+		h.ack = ack
+	}
+	h.window = p.Window
+	h.maxWindow = max(h.maxWindow, uint32(p.Window)<<h.scale)
+	if s == client && p.Options.Timestamps {
+		f.clientTSVal = p.Options.TSVal
+	}
+}
+
+// exactReset says whether a RST of side s carries the sequence number that its receiver expects next
+// (RFC 5961 §3.2): the last it acknowledged, or the end of what s has sent, which it may not
+// have acknowledged yet. Any other RST is for the receiver to judge.
+func (f *flow) exactReset(s side, p *stack.Packet) bool {
+	return p.Seq == f.half[s.peer()].ack || p.Seq == f.half[s].end
+}
+
+// segmentTo starts a segment of levee's own toward side s.
+func (f *flow) segmentTo(s side) stack.Segment {
+	k := &f.key
+	if s == f.from(true) { // the low end receives
+		return stack.Segment{
+			Src: k.high, Dst: k.low, SrcPort: k.highPort, DstPort: k.lowPort, WScale: WScaleNone,
+		}
+	}
+	return stack.Segment{
+		Src: k.low, Dst: k.high, SrcPort: k.lowPort, DstPort: k.highPort, WScale: WScaleNone,
+	}
+}

@@ -1,0 +1,271 @@
+package proxy
+
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/proxy/cookie"
+	"levee/stack"
+)
+
+// synRetries is how often a SYN to the server is sent again: after 1, 2 and 4 s (RFC 6298 §5). When 8 s more have
+// passed the client gets a RST.
+const synRetries = 3
+
+// synTimeout is how long levee waits for an answer to its SYN number tries.
+func synTimeout(tries uint8) tick { return ticks(time.Second << tries) }
+
+// MSS of a host that doesn't say (RFC 9293 §3.7.1).
+const (
+	defaultMSS4 = 536
+	defaultMSS6 = 1220
+)
+
+// answer replies to a client's SYN with a cookie. Nothing is stored. The options are
+// those of the client that the service promises, so that the SYN-ACK is never larger than the SYN plus padding.
+func (w *Worker) answer(svc *service) {
+	p := &w.pkt
+	promise, offer := &svc.Options, &p.Options
+	o := cookie.Options{
+		MSS:    offer.MSS,
+		WScale: WScaleNone,
+		SACK:   promise.SACK && offer.SACKPermitted,
+	}
+	reply := stack.Segment{
+		Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
+		Ack:   p.Seq + 1, // data on the SYN is not acknowledged: the client sends it again
+		Flags: flagSYN | flagACK,
+		// A zero window: the client waits for the server's own, which comes with its SYN-ACK.
+		Window:        0,
+		WScale:        WScaleNone,
+		SACKPermitted: o.SACK,
+	}
+	if offer.MSS == 0 {
+		o.MSS = defaultMSS4
+		if p.V6 {
+			o.MSS = defaultMSS6
+		}
+	} else {
+		reply.MSS = svc.mss(p.V6)
+	}
+	if promise.WScale != WScaleNone && offer.WScale != WScaleNone {
+		o.WScale, reply.WScale = offer.WScale, promise.WScale
+	}
+	tuple := cookie.Tuple{Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort}
+	if promise.Timestamps && offer.Timestamps {
+		// An AccECN SYN (RFC 9768) sets both bits too, and falls back to what a classic server answers.
+		o.ECN = promise.ECN && p.Flags.Contains(flagECE|flagCWR)
+		isn, tsval := w.maker.IssueTS(w.now.unix, &tuple, uint32(p.Seq), o)
+		reply.Seq = seqnum.Value(isn)
+		reply.Timestamps, reply.TSVal, reply.TSEcr = true, tsval, offer.TSVal
+		if o.ECN {
+			reply.Flags |= flagECE
+		}
+	} else {
+		reply.Seq = seqnum.Value(w.maker.Issue(w.now.unix, &tuple, uint32(p.Seq), o))
+	}
+	svc.gate.Issued(w.now.unix)
+	w.counters.services[svc.index].synReceived.inc()
+	w.out.build(&reply)
+}
+
+// checkCookie says whether the packet carries a valid cookie. If not, the reason says why; otherwise it is NumDropReasons.
+func (w *Worker) checkCookie(svc *service) (cookie.Valid, DropReason) {
+	p := &w.pkt
+	switch {
+	case p.Flags&(flagSYN|flagRST) != 0 || !isACK(p) || !w.outstanding(svc):
+		return cookie.Valid{}, DropNoFlow
+	case p.FirstFragment:
+		return cookie.Valid{}, DropFragment
+	case !p.ChecksumOK():
+		return cookie.Valid{}, DropBadChecksum
+	}
+	tuple := cookie.Tuple{Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort}
+	valid, ok := w.maker.Check(w.now.unix, &tuple, cookie.Ack{
+		Seq: uint32(p.Seq), Ack: uint32(p.Ack),
+		Timestamps: p.Options.Timestamps, TSEcr: p.Options.TSEcr,
+	})
+	if !ok {
+		return cookie.Valid{}, DropCookieInvalid
+	}
+	return valid, NumDropReasons
+}
+
+// outstanding says whether cookies of the service may still come back. Those that an earlier process
+// issued are not known, so for one lifetime after the start all may.
+func (w *Worker) outstanding(svc *service) bool {
+	return w.now.tick < cookieLifetime || svc.gate.Open(w.now.unix)
+}
+
+// open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and
+// sends the SYN to the server. Payload is not acknowledged; the client has no window for it and sends it again.
+func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *cookie.Valid) {
+	p, f := &w.pkt, &s.flows[slot]
+	w.counters.services[svc.index].cookieValid.inc()
+	// Whatever an earlier connection left in the record goes; its state is enter's business.
+	*f = flow{
+		key: f.key, state: f.state, service: svc.index, created: w.now.since,
+		clientISN: seqnum.Value(valid.ClientISN), cookie: seqnum.Value(valid.ISN),
+		mss: valid.Options.MSS, wscale: valid.Options.WScale,
+		trafficClass: p.TrafficClass() &^ ecnMask,
+	}
+	f.set(clientLow, srcLow)
+	f.set(timestamps, p.Options.Timestamps)
+	f.set(sack, valid.Options.SACK)
+	f.set(ecn, valid.Options.ECN)
+	if p.Options.Timestamps {
+		f.tsDelta, f.clientTSVal = valid.TSVal, p.Options.TSVal
+	}
+	c := &f.half[client]
+	c.end, c.window = f.clientISN+1, p.Window
+	if f.wscale != WScaleNone {
+		c.scale = f.wscale
+		f.half[server].promised = svc.Options.WScale
+	}
+	c.maxWindow = uint32(p.Window) << c.scale
+	w.enter(s, slot, evHandshake)
+	w.sendSYN(f)
+}
+
+// ecnMask is the ECN field of the traffic class (RFC 3168 §5); a SYN is not ECN-capable (§6.1.1).
+const ecnMask = 3
+
+// sendSYN sends levee's SYN to the server: what the client's own was, as far as the cookie tells, and the
+// client's window, which a SYN carries unscaled (RFC 7323 §2.2).
+func (w *Worker) sendSYN(f *flow) {
+	syn := f.segmentTo(server)
+	syn.Seq = f.clientISN
+	syn.Flags = flagSYN
+	if f.has(ecn) {
+		syn.Flags |= flagECE | flagCWR
+	}
+	syn.Window = rescale(f.half[client].window, f.half[client].scale, 0)
+	syn.MSS, syn.WScale, syn.SACKPermitted = f.mss, f.wscale, f.has(sack)
+	syn.Timestamps, syn.TSVal = f.has(timestamps), f.clientTSVal
+	syn.TrafficClass = f.trafficClass
+	w.out.build(&syn)
+}
+
+// fromClientOpening handles a client's segment while the server has not answered. Nothing is acknowledged,
+// so the client sends again whatever it carries.
+func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
+	p, f := &w.pkt, &s.flows[slot]
+	switch {
+	case isRST(p):
+		if p.Seq == f.half[client].end && p.ChecksumOK() {
+			// The server's answer, if one comes, gets a RST.
+			w.enter(s, slot, evRST)
+			return
+		}
+	case p.Ack != f.cookie+1:
+		if w.reopen(s, slot) {
+			return
+		}
+	case p.ChecksumOK():
+		// The latest window and timestamp, for the ACK to the server.
+		f.half[client].window = p.Window
+		if p.Options.Timestamps {
+			f.clientTSVal = p.Options.TSVal
+		}
+	}
+	w.drop(DropOpening)
+}
+
+// fromServerOpening handles what a server answers to levee's SYN (RFC 9293 §3.10.7.3).
+func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
+	p, f := &w.pkt, &s.flows[slot]
+	switch {
+	case !isACK(p):
+		w.drop(DropBadAck)
+	case !p.ChecksumOK():
+		w.drop(DropBadChecksum)
+	case p.Ack != f.clientISN+1:
+		w.challenged(f)
+	case isRST(p):
+		w.counters.services[f.service].refused.inc()
+		w.resetClient(f)
+		w.enter(s, slot, evRST)
+	case isSYN(p):
+		w.establish(s, slot)
+	default:
+		w.drop(DropBadAck)
+	}
+}
+
+// maxChallenges bounds the RSTs sent to a server that holds on to an earlier connection.
+const maxChallenges = 3
+
+// challenged answers a segment that acknowledges something other than levee's SYN: the server still has an earlier
+// connection of this tuple (RFC 5961 §4.2, RFC 6191). The RST that any host in SYN-SENT would send
+// ends that one; the SYN goes out again at once, where a host would wait for its timer.
+func (w *Worker) challenged(f *flow) {
+	if isRST(&w.pkt) || f.challenged == maxChallenges {
+		w.drop(DropBadAck)
+		return
+	}
+	f.challenged++
+	rst := f.segmentTo(server)
+	rst.Seq, rst.Flags = w.pkt.Ack, flagRST
+	w.out.build(&rst)
+	w.sendSYN(f)
+}
+
+// establish splices the two halves at the server's SYN-ACK.
+func (w *Worker) establish(s *stripe, slot uint32) {
+	p, f := &w.pkt, &s.flows[slot]
+	isn := p.Seq
+	if f.has(timestamps) && !p.Options.Timestamps || f.has(ecn) && p.Flags&(flagECE|flagCWR) != flagECE {
+		// The client was promised what the server doesn't do, and can't be told otherwise now.
+		w.counters.services[f.service].mismatched.inc()
+		rst := f.segmentTo(server)
+		rst.Seq, rst.Ack, rst.Flags = f.clientISN+1, isn+1, flagRST|flagACK
+		w.out.build(&rst)
+		w.resetClient(f)
+		w.enter(s, slot, evGiveUp)
+		return
+	}
+	cookieTSVal := f.tsDelta
+	f.delta = uint32(f.cookie - isn)
+	if f.has(timestamps) {
+		f.tsDelta = cookieTSVal - p.Options.TSVal
+	}
+	c, v := &f.half[client], &f.half[server]
+	c.ack = isn + 1
+	v.end, v.ack = isn+1, f.clientISN+1
+	v.window, v.maxWindow = p.Window, uint32(p.Window)
+	if f.wscale != WScaleNone && p.Options.WScale != WScaleNone {
+		v.scale, c.promised = p.Options.WScale, f.wscale
+	}
+	f.set(opened, true)
+
+	w.ackServer(f)
+	update := f.segmentTo(client)
+	update.Seq, update.Ack, update.Flags = f.cookie+1, f.clientISN+1, flagACK
+	update.Window = rescale(p.Window, 0, v.promised)
+	update.Timestamps, update.TSVal, update.TSEcr = f.has(timestamps), cookieTSVal, f.clientTSVal
+	w.out.build(&update)
+
+	svc := &w.counters.services[f.service]
+	svc.opened.inc()
+	w.counters.handshake(w.now.since - f.created)
+	w.enter(s, slot, evSynAck)
+}
+
+// ackServer acknowledges the SYN-ACK in work for the client. TSecr is exactly its TSval: Linux
+// since 6.15 refuses anything else until its SYN-ACK timer has run out.
+func (w *Worker) ackServer(f *flow) {
+	c := &f.half[client]
+	ack := f.segmentTo(server)
+	ack.Seq, ack.Ack, ack.Flags = c.end, c.ack, flagACK
+	ack.Window = rescale(c.window, c.scale, c.promised)
+	ack.Timestamps, ack.TSVal, ack.TSEcr = f.has(timestamps), f.clientTSVal, w.pkt.Options.TSVal
+	ack.TrafficClass = f.trafficClass
+	w.out.build(&ack)
+}
+
+// resetClient ends the client's half of a flow whose server half never opened.
+func (w *Worker) resetClient(f *flow) {
+	rst := f.segmentTo(client)
+	rst.Seq, rst.Ack, rst.Flags = f.cookie+1, f.clientISN+1, flagRST|flagACK
+	w.out.build(&rst)
+}

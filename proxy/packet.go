@@ -1,0 +1,128 @@
+package proxy
+
+import (
+	"levee/stack"
+)
+
+// kindDrops says why a packet that Parse refuses is dropped.
+var kindDrops = [...]DropReason{
+	stack.KindTruncated:    DropTruncated,
+	stack.KindBadIP:        DropBadIP,
+	stack.KindTinyFragment: DropFragment,
+	stack.KindBadTCP:       DropBadTCP,
+	stack.KindBadOptions:   DropBadOptions,
+}
+
+// packet decides about one frame, which it may edit, and which must be left alone until the next flush.
+func (w *Worker) packet(frame []byte) {
+	if len(frame) < stack.VirtioLen {
+		w.drop(DropTruncated)
+		return
+	}
+	virtio := stack.DecodeVirtio(frame)
+	p := &w.pkt
+	switch kind := p.Parse(frame[stack.VirtioLen:], virtio.Flags&stack.VirtioNeedsCsum != 0); kind {
+	case stack.KindTCP:
+	case stack.KindLaterFragment:
+		w.pass(PassFragment, frame)
+		return
+	case stack.KindOther:
+		w.pass(PassNotTCP, frame)
+		return
+	default:
+		w.drop(kindDrops[kind])
+		return
+	}
+	frame = frame[:stack.VirtioLen+len(p.IP)]
+	if virtio.GSOType != stack.GSONone && p.PayloadLen <= int(virtio.GSOSize) {
+		// One segment: the kernel would refuse it as a superpacket.
+		virtio.GSOType, virtio.GSOSize = stack.GSONone, 0
+		virtio.Encode(frame)
+	}
+
+	if isSYN(p) && !isACK(p) {
+		w.syn(frame)
+		return
+	}
+	key, srcLow := keyOf(p)
+	hash := w.proxy.table.hash.of(&key)
+	s := w.proxy.table.stripe(hash)
+	s.mu.Lock()
+	slot, found := s.find(&key, hash)
+	if found && saneFlags(p.Flags) {
+		w.segment(s, slot, s.flows[slot].from(srcLow), frame)
+	} else if found {
+		w.drop(DropBadFlags)
+	} else {
+		w.stranger(s, &key, hash, srcLow, frame)
+	}
+	s.mu.Unlock()
+}
+
+// syn handles a first SYN.
+func (w *Worker) syn(frame []byte) {
+	p := &w.pkt
+	if svc := w.proxy.policy.find(&p.Dst, p.DstPort); svc != nil {
+		if svc.Mode == ModeOff {
+			w.pass(PassModeOff, frame)
+			return
+		}
+		switch {
+		case !saneFlags(p.Flags):
+			w.drop(DropBadFlags)
+		case p.Src == p.Dst && p.SrcPort == p.DstPort:
+			w.drop(DropLand)
+		case p.FirstFragment:
+			w.drop(DropFragment)
+		case !p.ChecksumOK():
+			w.drop(DropBadChecksum)
+		default:
+			w.answer(svc)
+		}
+		return
+	}
+	if svc := w.proxy.policy.find(&p.Src, p.SrcPort); svc != nil && svc.Mode != ModeOff {
+		w.outbound(svc, frame)
+		return
+	}
+	w.pass(PassNoService, frame)
+}
+
+// stranger handles a segment of no flow that isn't a first SYN.
+func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, frame []byte) {
+	p := &w.pkt
+	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
+	if svc == nil {
+		switch from := w.proxy.policy.find(&p.Src, p.SrcPort); {
+		case from == nil:
+			w.pass(PassNoService, frame)
+		case from.Mode == ModeOff:
+			w.pass(PassModeOff, frame)
+		default:
+			w.drop(DropNoFlow)
+		}
+		return
+	}
+	if svc.Mode == ModeOff {
+		w.pass(PassModeOff, frame)
+		return
+	}
+	if !saneFlags(p.Flags) {
+		w.drop(DropBadFlags)
+		return
+	}
+	valid, reason := w.checkCookie(svc)
+	if reason != NumDropReasons {
+		if reason == DropCookieInvalid {
+			w.counters.services[svc.index].cookieInvalid.inc()
+		}
+		w.drop(reason)
+		return
+	}
+	slot, ok := s.insert(key, hash)
+	if !ok {
+		w.drop(DropTableFull)
+		return
+	}
+	w.open(s, slot, svc, srcLow, &valid)
+}

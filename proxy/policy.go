@@ -1,0 +1,159 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/gaissmai/bart"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"levee/proxy/cookie"
+	"levee/stack"
+)
+
+// Validate says what is wrong with the configuration, every fault at once.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Capacity < 1 || c.Capacity > MaxCapacity {
+		bad("capacity %d: use 1 to %d", c.Capacity, MaxCapacity)
+	}
+	if c.IdleTimeout <= 0 || c.TransitoryTimeout <= 0 {
+		bad("time-outs %s and %s: they must be positive", c.IdleTimeout, c.TransitoryTimeout)
+	}
+	if c.MTU < MinMTU || c.MTU > MaxMTU {
+		bad("MTU %d: use %d to %d", c.MTU, MinMTU, MaxMTU)
+	}
+	for i := range c.Services {
+		s := &c.Services[i]
+		if s.Name == "" || len(s.Prefixes) == 0 {
+			bad("service %d: it needs a name and a prefix", i)
+		}
+		for _, prefix := range s.Prefixes {
+			if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
+				bad("service %s: prefix %s: write it masked, IPv4 as IPv4", s.Name, prefix)
+			}
+		}
+		for _, r := range s.Ports {
+			if r.First == 0 || r.First > r.Last {
+				bad("service %s: ports %s: use 1 to 65535, the smaller first", s.Name, r)
+			}
+		}
+		if s.Options.WScale > header.MaxWndScale && s.Options.WScale != WScaleNone {
+			bad("service %s: window scale %d: use 0 to %d", s.Name, s.Options.WScale, header.MaxWndScale)
+		}
+		for j := range i {
+			if prefix, ok := s.overlaps(&c.Services[j]); ok {
+				bad("services %s and %s both have %s with the same port", c.Services[j].Name, s.Name, prefix)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// overlaps says whether an address and port can belong to both services, and in which prefix.
+func (s *Service) overlaps(o *Service) (netip.Prefix, bool) {
+	if !portsOverlap(s.Ports, o.Ports) {
+		return netip.Prefix{}, false
+	}
+	for _, a := range s.Prefixes {
+		for _, b := range o.Prefixes {
+			if a.Overlaps(b) {
+				if a.Bits() < b.Bits() {
+					a = b
+				}
+				return a, true
+			}
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+func portsOverlap(a, b []PortRange) bool {
+	if len(a) == 0 || len(b) == 0 {
+		return true
+	}
+	for _, x := range a {
+		for _, y := range b {
+			if x.First <= y.Last && y.First <= x.Last {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// policy is the services, compiled for lookup. It does not change after newPolicy.
+type policy struct {
+	services []*service
+	// prefixes leads to every service that has the prefix or one that contains it.
+	prefixes bart.Table[[]*service]
+}
+
+// service is a Service and what the workers share about it.
+type service struct {
+	Service
+	index uint16
+	// gate is open while cookies are outstanding.
+	gate cookie.Gate
+	// flows in the table, those only remembered not counted.
+	flows atomic.Int64
+	mtu   int
+}
+
+func newPolicy(cfg *Config) *policy {
+	p := &policy{}
+	for i := range cfg.Services {
+		p.services = append(p.services, &service{Service: cfg.Services[i], index: uint16(i), mtu: cfg.MTU})
+	}
+	for _, s := range p.services {
+		for _, prefix := range s.Prefixes {
+			if _, done := p.prefixes.Get(prefix); done {
+				continue
+			}
+			var candidates []*service
+			for _, c := range p.services {
+				for _, other := range c.Prefixes {
+					if other.Bits() <= prefix.Bits() && other.Contains(prefix.Addr()) {
+						candidates = append(candidates, c)
+						break
+					}
+				}
+			}
+			p.prefixes.Insert(prefix, candidates)
+		}
+	}
+	return p
+}
+
+// find is the service of a server's address and port, or nil. Validate sees to it that there is at most one.
+func (p *policy) find(addr *stack.Addr, port uint16) *service {
+	candidates, _ := p.prefixes.Lookup(addr.Netip())
+	for _, s := range candidates {
+		if s.hasPort(port) {
+			return s
+		}
+	}
+	return nil
+}
+
+// mss is the largest segment, in bytes, that levee promises a client: never more than fits
+// the links it knows (RFC 6691).
+func (s *service) mss(v6 bool) uint16 {
+	headers := header.IPv4MinimumSize + header.TCPMinimumSize
+	if v6 {
+		headers = header.IPv6MinimumSize + header.TCPMinimumSize
+	}
+	most := uint16(s.mtu - headers)
+	if s.Options.MSS != 0 {
+		return min(s.Options.MSS, most)
+	}
+	return most
+}
+
+// cookieEpochs is how many epochs a cookie may live through: the one it was issued in and the next.
+const cookieEpochs = 2
+
+// cookieLifetime is the longest that a cookie is valid, in ticks.
+const cookieLifetime = tick(cookieEpochs * cookie.EpochSeconds * ticksPerSecond)

@@ -1,0 +1,86 @@
+package proxy
+
+import (
+	"sync"
+	"time"
+)
+
+// Proxy is the SYN proxy: the services, the flow table and the workers.
+type Proxy struct {
+	cfg    Config
+	policy *policy
+	table  *table
+	// start is the zero of all ticks.
+	start time.Time
+
+	// mu guards workers, which only grows.
+	mu      sync.Mutex
+	workers []*Worker
+}
+
+// New checks the configuration and makes a Proxy whose clock starts at now. It allocates the whole flow table.
+func New(cfg Config, now time.Time) (*Proxy, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return &Proxy{cfg: cfg, policy: newPolicy(&cfg), table: newTable(cfg.Capacity), start: now}, nil
+}
+
+// Snapshot sums the counters. It may be called at any time.
+func (p *Proxy) Snapshot() Snapshot {
+	s := Snapshot{Capacity: p.table.capacity()}
+	for _, svc := range p.policy.services {
+		s.Services = append(s.Services, ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.flows.Load())})
+	}
+	for i := range p.table.stripes {
+		stripe := &p.table.stripes[i]
+		stripe.mu.Lock()
+		for state, n := range stripe.states {
+			s.Flows[state] += n
+		}
+		stripe.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, w := range p.workers {
+		w.counters.addTo(&s)
+	}
+	return s
+}
+
+// Flows calls yield for every flow in the table, those that have ended included, until it
+// returns false. It copies one stripe at a time: yield may take as long as it likes.
+func (p *Proxy) Flows(now time.Time, yield func(FlowInfo) bool) {
+	at := p.instant(now)
+	var flows []flow
+	for i := range p.table.stripes {
+		stripe := &p.table.stripes[i]
+		flows = flows[:0]
+		stripe.mu.Lock()
+		for j := range stripe.flows {
+			if f := &stripe.flows[j]; f.state != StateFree {
+				flows = append(flows, *f)
+			}
+		}
+		stripe.mu.Unlock()
+		for j := range flows {
+			if !yield(p.info(&flows[j], at)) {
+				return
+			}
+		}
+	}
+}
+
+func (p *Proxy) info(f *flow, at instant) FlowInfo {
+	client, server := f.ends()
+	return FlowInfo{
+		Client: client, Server: server,
+		Service:     p.policy.services[f.service].Name,
+		State:       f.state,
+		Age:         max(at.since-f.created, 0),
+		Idle:        time.Duration(at.tick-min(f.lastSeen, at.tick)) * time.Second / ticksPerSecond,
+		Delta:       f.delta,
+		TSDelta:     f.tsDelta,
+		ClientBytes: f.half[0].bytes, ServerBytes: f.half[1].bytes,
+	}
+}

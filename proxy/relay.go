@@ -1,0 +1,198 @@
+package proxy
+
+import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
+
+// segment handles a segment of a flow, from the given side.
+func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
+	f := &s.flows[slot]
+	switch {
+	case f.has(direct) && f.state == StateOpening:
+		w.directOpening(s, slot, from, frame)
+	case f.state == StateOpening && from == client:
+		w.fromClientOpening(s, slot)
+	case f.state == StateOpening:
+		w.fromServerOpening(s, slot)
+	case !f.has(opened):
+		w.neverOpened(s, slot, from)
+	default:
+		w.relay(s, slot, from, frame)
+	}
+}
+
+// relay translates a segment of an opened flow and sends it on. Whatever the hosts should judge is left to them: a
+// segment that can't belong to the flow is forwarded too, but teaches levee nothing.
+func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
+	p, f := &w.pkt, &s.flows[slot]
+	ack := p.Ack
+	if from == client {
+		ack -= seqnum.Value(f.delta)
+	}
+	plausible := f.plausible(from, p, ack)
+	if from == client && (!plausible || f.state.Ended()) && w.reopen(s, slot) {
+		return
+	}
+	if isSYN(p) {
+		w.synAckAgain(f, from, frame)
+		return
+	}
+	switch {
+	case isRST(p):
+		if f.exactReset(from, p) && p.ChecksumOK() {
+			w.enter(s, slot, evRST)
+		}
+	case plausible:
+		f.observe(from, p, ack)
+		if isFIN(p) && p.ChecksumOK() {
+			w.enter(s, slot, fin(from))
+		}
+		w.touch(s, slot)
+	}
+	e := f.edit(from, p)
+	p.Apply(&e)
+	w.out.forward(frame)
+}
+
+// synAckAgain handles a SYN-ACK on an opened flow: the server has not seen the acknowledgement of its first.
+func (w *Worker) synAckAgain(f *flow, from side, frame []byte) {
+	p := &w.pkt
+	switch {
+	case f.has(direct):
+		w.out.forward(frame)
+	case from == server && uint32(f.cookie-p.Seq) == f.delta && p.Ack == f.clientISN+1:
+		w.ackServer(f)
+	default:
+		w.drop(DropBadAck)
+	}
+}
+
+// neverOpened handles a segment of a flow that ended before the server accepted it.
+func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
+	p, f := &w.pkt, &s.flows[slot]
+	switch {
+	case isRST(p):
+		w.drop(DropNoFlow)
+	case from == server && isACK(p) && p.Ack == f.clientISN+1:
+		// A late SYN-ACK: the client has gone.
+		rst := f.segmentTo(server)
+		rst.Seq, rst.Flags = p.Ack, flagRST
+		w.out.build(&rst)
+	case from == client && p.Ack == f.cookie+1:
+		// The client has not seen its RST.
+		w.resetClient(f)
+	case from == client && w.reopen(s, slot):
+	default:
+		w.drop(DropNoFlow)
+	}
+}
+
+// reopen starts a new incarnation of the flow's tuple if the client's segment in work carries the cookie of one, and
+// says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one.
+func (w *Worker) reopen(s *stripe, slot uint32) bool {
+	f := &s.flows[slot]
+	if f.has(direct) {
+		return false
+	}
+	svc := w.proxy.policy.services[f.service]
+	valid, reason := w.checkCookie(svc)
+	if reason != NumDropReasons {
+		return false
+	}
+	if valid.ClientISN == uint32(f.clientISN) && valid.ISN == uint32(f.cookie) {
+		if f.state != StateReset {
+			return false // an old segment like any other: the FIN of a connection without data looks the same
+		}
+		w.drop(DropReplay)
+		return true
+	}
+	w.counters.services[f.service].connReopened.inc()
+	switch f.state {
+	case StateOpening, StateOpen, StateClientClosed, StateServerClosed:
+		// The server's half of the old one may still live; exactly its next sequence number ends it.
+		rst := f.segmentTo(server)
+		rst.Seq, rst.Flags = f.clientISN+1, flagRST
+		if f.has(opened) {
+			rst.Seq = f.half[server].ack
+		}
+		w.out.build(&rst)
+	}
+	w.open(s, slot, svc, f.from(true) == client, &valid)
+	return true
+}
+
+// enter moves a flow by an event, and sees to the counts and its time-out.
+func (w *Worker) enter(s *stripe, slot uint32, e event) {
+	f := &s.flows[slot]
+	from, to := f.state, next(f.state, e)
+	f.lastSeen = w.now.tick
+	if was, is := live(from), live(to); was != is {
+		n := int64(1)
+		if was {
+			n = -1
+		}
+		w.proxy.policy.services[f.service].flows.Add(n)
+	}
+	if to == StateFree {
+		s.remove(slot)
+		return
+	}
+	s.setState(slot, to)
+	if to.Ended() {
+		s.bury(slot)
+	} else if from != to || e == evHandshake {
+		s.arm(slot, w.proxy.due(f))
+	}
+}
+
+func live(s State) bool { return s != StateFree && !s.Ended() }
+
+// touch notes that the flow is in use.
+func (w *Worker) touch(s *stripe, slot uint32) {
+	f := &s.flows[slot]
+	if f.lastSeen == w.now.tick {
+		return
+	}
+	f.lastSeen = w.now.tick
+	if f.state.Ended() {
+		s.bury(slot) // keeps their list in the order of time-outs
+	}
+}
+
+// due is when a flow times out if nothing happens until then.
+func (p *Proxy) due(f *flow) tick {
+	switch f.state {
+	case StateOpening:
+		if f.has(direct) {
+			return f.lastSeen + ticks(p.cfg.TransitoryTimeout)
+		}
+		return f.lastSeen + synTimeout(f.tries)
+	case StateOpen:
+		return f.lastSeen + ticks(p.cfg.IdleTimeout)
+	case StateClientClosed, StateServerClosed:
+		return f.lastSeen + ticks(p.cfg.TransitoryTimeout)
+	}
+	return f.lastSeen + cookieLifetime
+}
+
+// timeout acts on a flow that is due.
+func (w *Worker) timeout(slot uint32) {
+	s := w.firing
+	f := &s.flows[slot]
+	if f.state != StateOpening {
+		w.enter(s, slot, evTimeout)
+		return
+	}
+	w.out.reserve()
+	if f.tries < synRetries && !f.has(direct) {
+		f.tries++
+		f.lastSeen = w.now.tick
+		w.counters.services[f.service].cookieRetrans.inc()
+		w.sendSYN(f)
+		s.arm(slot, w.proxy.due(f))
+		return
+	}
+	if !f.has(direct) {
+		w.counters.services[f.service].timedOut.inc()
+		w.resetClient(f)
+	}
+	w.enter(s, slot, evGiveUp)
+}

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Snapshot is the counters of a Proxy at one moment: plain sums over its workers.
+// Every counter only grows, except the numbers of flows.
+type Snapshot struct {
+	// Flows in the table by state, and the most it can hold.
+	Flows    [NumStates]int
+	Capacity int
+	Services []ServiceSnapshot
+	// Drops by reason; Passed counts packets that were forwarded unchanged because no flow or
+	// rule of ours concerned them, by reason.
+	Drops  [NumDropReasons]uint64
+	Passed [NumPassReasons]uint64
+	// Handshake is the time servers took from levee's first SYN to their SYN-ACK.
+	Handshake Histogram
+	// Workers holds how many packets each worker has received and sent, in the order the workers were made.
+	Workers []WorkerSnapshot
+}
+
+// ServiceSnapshot is one service's counters. The first five are those of /proc/net/stat/synproxy.
+type ServiceSnapshot struct {
+	Name string
+	Mode Mode
+	// SynReceived counts SYNs answered with a cookie.
+	SynReceived uint64
+	// CookieValid and CookieInvalid count the ACKs that were checked against the cookies.
+	CookieValid, CookieInvalid uint64
+	// CookieRetrans counts SYNs to the server sent again.
+	CookieRetrans uint64
+	// ConnReopened counts valid ACKs on a tuple that still had a record: a new incarnation.
+	ConnReopened uint64
+	// Opened counts flows whose server answered; Refused those it reset; TimedOut those it left without an answer.
+	Opened, Refused, TimedOut uint64
+	// Mismatched counts flows that were reset because the server does not do timestamps or ECN, which the
+	// service's options promise.
+	Mismatched uint64
+	// Flows in the table now, of any state, those remembered after their end not counted.
+	Flows int
+}
+
+// WorkerSnapshot is one worker's traffic, in frames and bytes of IP packet.
+type WorkerSnapshot struct {
+	Received, Sent           uint64
+	ReceivedBytes, SentBytes uint64
+}
+
+// HandshakeBuckets are the upper bounds of Histogram's buckets, in seconds; the last bucket has none.
+var HandshakeBuckets = [...]float64{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+
+// Histogram counts observations, not cumulated, by the bounds of HandshakeBuckets.
+type Histogram struct {
+	Buckets [len(HandshakeBuckets) + 1]uint64
+	// Sum of the observations.
+	Sum time.Duration
+}
+
+// FlowInfo describes one flow for people.
+type FlowInfo struct {
+	// Client opened the connection, Server accepted it.
+	Client, Server netip.AddrPort
+	Service        string
+	State          State
+	// Age since the client's cookie was accepted, Idle since the last packet.
+	Age, Idle time.Duration
+	// Delta is added to the server's sequence numbers on their way to the client, TSDelta to
+	// its timestamps.
+	Delta, TSDelta uint32
+	// ClientBytes and ServerBytes are payload bytes sent by each side, retransmissions included.
+	ClientBytes, ServerBytes uint64
+}

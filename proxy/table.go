@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"hash/maphash"
+	"sync"
+)
+
+// table is the flow table: a fixed number of records, in stripes by hash. Nothing in it
+// grows or is allocated after newTable. It costs about 150 bytes for each flow of capacity:
+// the record, its link, and its part of an index that is at most three quarters full.
+type table struct {
+	hash    hasher
+	stripes []stripe
+}
+
+// hasher is keyed, so that nobody outside can choose tuples that collide.
+type hasher maphash.Seed
+
+func (h hasher) of(k *flowKey) uint64 { return maphash.Comparable(maphash.Seed(h), *k) }
+
+// stripesWanted trades lock contention (a few workers) against the cost of visiting every stripe on each tick.
+const stripesWanted = 64
+
+// minStripe keeps stripes large enough that hashing fills them evenly.
+const minStripe = 4096
+
+// newTable makes a table for at least capacity flows.
+func newTable(capacity int) *table {
+	n := 1
+	for n < stripesWanted && capacity/(n*2) >= minStripe {
+		n *= 2
+	}
+	t := &table{hash: hasher(maphash.MakeSeed()), stripes: make([]stripe, n)}
+	for i := range t.stripes {
+		// Hashing spreads evenly but not exactly: a table that is full in one stripe may have a little room in another.
+		t.stripes[i].init(t.hash, (capacity+n-1)/n)
+	}
+	return t
+}
+
+// stripe is the stripe for a hash.
+func (t *table) stripe(hash uint64) *stripe { return &t.stripes[hash&uint64(len(t.stripes)-1)] }
+
+// capacity is how many flows fit.
+func (t *table) capacity() int { return len(t.stripes) * len(t.stripes[0].flows) }
+
+// stripe is a part of the table with a lock of its own.
+type stripe struct {
+	// mu guards everything below.
+	mu sync.Mutex
+
+	hash  hasher
+	flows []flow
+	// index is an open-addressed hash table with linear probing: the upper half of an
+	// entry is the upper half of the hash, the lower half the slot plus one; 0 is empty.
+	index []uint64
+	links links
+	wheel wheel
+	// ended lists the flows that are only remembered, the oldest first; free the unused slots.
+	ended, free uint32
+	// states counts flows by state.
+	states [NumStates]int
+
+	// Stripes lie in one slice: keep their locks in different cache lines.
+	_ [64]byte
+}
+
+func (s *stripe) init(hash hasher, capacity int) {
+	s.hash = hash
+	size := 8
+	for size*3/4 < capacity {
+		size *= 2
+	}
+	n := uint32(capacity)
+	s.flows = make([]flow, capacity)
+	s.index = make([]uint64, size)
+	s.links = make(links, capacity+2+wheelSlots)
+	s.ended, s.free, s.wheel.first = n, n+1, n+2
+	for i := range s.links {
+		s.links.init(uint32(i))
+	}
+	for i := range n {
+		s.links.push(s.free, i)
+	}
+	s.states[StateFree] = capacity
+}
+
+// find returns the slot of the flow with this key.
+func (s *stripe) find(k *flowKey, hash uint64) (slot uint32, ok bool) {
+	mask := uint64(len(s.index) - 1)
+	for at := hash >> 32 & mask; ; at = (at + 1) & mask {
+		e := s.index[at]
+		if e == 0 {
+			return 0, false
+		}
+		if e>>32 == hash>>32 {
+			slot := uint32(e) - 1
+			if s.flows[slot].key == *k {
+				return slot, true
+			}
+		}
+	}
+}
+
+// insert makes a flow for a key that has none, zero but for the key. If the stripe is full the
+// flow that ended first makes room; if none has ended, insert fails. The caller sets its state.
+func (s *stripe) insert(k *flowKey, hash uint64) (slot uint32, ok bool) {
+	if s.links.empty(s.free) {
+		if s.links.empty(s.ended) {
+			return 0, false
+		}
+		s.remove(s.links.first(s.ended))
+	}
+	slot = s.links.first(s.free)
+	s.links.unlink(slot)
+	s.flows[slot] = flow{key: *k}
+
+	mask := uint64(len(s.index) - 1)
+	at := hash >> 32 & mask
+	for s.index[at] != 0 {
+		at = (at + 1) & mask
+	}
+	s.index[at] = hash>>32<<32 | uint64(slot+1)
+	return slot, true
+}
+
+// remove frees a slot. Entries that follow in the index move up, so that no search stops short of them.
+func (s *stripe) remove(slot uint32) {
+	hash := s.hash.of(&s.flows[slot].key)
+	mask := uint64(len(s.index) - 1)
+	at := hash >> 32 & mask
+	for uint32(s.index[at]) != slot+1 {
+		at = (at + 1) & mask
+	}
+	for hole, i := at, (at+1)&mask; ; i = (i + 1) & mask {
+		e := s.index[i]
+		if e == 0 {
+			s.index[hole] = 0
+			break
+		}
+		// e may move to the hole unless that lies before its home position.
+		if home := e >> 32 & mask; (i-home)&mask >= (i-hole)&mask {
+			s.index[hole] = e
+			hole = i
+		}
+	}
+	s.links.unlink(slot)
+	s.links.push(s.free, slot)
+	s.setState(slot, StateFree)
+}
+
+// setState changes a flow's state and the counts with it.
+func (s *stripe) setState(slot uint32, to State) {
+	f := &s.flows[slot]
+	s.states[f.state]--
+	s.states[to]++
+	f.state = to
+}
+
+// arm puts the flow on the wheel, to be looked at when its time-out could have passed.
+func (s *stripe) arm(slot uint32, deadline tick) {
+	s.links.unlink(slot)
+	s.links.push(s.wheel.head(deadline), slot)
+}
+
+// bury puts the flow at the end of the list of those that are only remembered. They all last equally
+// long, so the list is in the order of their time-outs.
+func (s *stripe) bury(slot uint32) {
+	s.links.unlink(slot)
+	s.links.push(s.ended, slot)
+}

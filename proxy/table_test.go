@@ -1,0 +1,184 @@
+package proxy
+
+import (
+	"math/rand/v2"
+	"testing"
+	"unsafe"
+
+	"pgregory.net/rapid"
+)
+
+// key makes the n-th of many distinct keys.
+func key(n int) flowKey {
+	var k flowKey
+	k.low[15], k.low[14], k.low[13] = byte(n), byte(n>>8), byte(n>>16)
+	k.lowPort = uint16(n)
+	return k
+}
+
+// TestFlowSize pins what a flow costs: DESIGN §15 allows 160 bytes all told, the record's share is 128.
+func TestFlowSize(t *testing.T) {
+	if size := unsafe.Sizeof(flow{}); size > 128 {
+		t.Errorf("a flow takes %d bytes, more than 128", size)
+	}
+	table := newTable(1 << 20)
+	var bytes uintptr
+	for i := range table.stripes {
+		s := &table.stripes[i]
+		bytes += unsafe.Sizeof(*s) + uintptr(cap(s.flows))*unsafe.Sizeof(flow{}) +
+			uintptr(cap(s.index))*8 + uintptr(cap(s.links))*unsafe.Sizeof(link{})
+	}
+	per := float64(bytes) / float64(table.capacity())
+	t.Logf("%.1f bytes a flow", per)
+	if per > 160 {
+		t.Errorf("%.1f bytes a flow, more than 160", per)
+	}
+}
+
+func TestTableCapacity(t *testing.T) {
+	for _, capacity := range []int{1, 2, 3, 16, 4095, 4096, 8191, 8192, 100_000, 1 << 20} {
+		table := newTable(capacity)
+		if got := table.capacity(); got < capacity || got > capacity+stripesWanted {
+			t.Errorf("newTable(%d) has room for %d", capacity, got)
+		}
+	}
+}
+
+// checkStripe verifies every invariant of a stripe the slow way.
+func checkStripe(t rapid.TB, s *stripe) {
+	t.Helper()
+	var counts [NumStates]int
+	indexed := map[uint32]bool{}
+	for i, e := range s.index {
+		if e == 0 {
+			continue
+		}
+		slot := uint32(e) - 1
+		if indexed[slot] {
+			t.Fatalf("slot %d is in the index twice", slot)
+		}
+		indexed[slot] = true
+		if hash := s.hash.of(&s.flows[slot].key); hash>>32 != e>>32 {
+			t.Fatalf("index entry %d has another hash than its flow", i)
+		}
+	}
+	for i := range s.flows {
+		f := &s.flows[i]
+		counts[f.state]++
+		if (f.state != StateFree) != indexed[uint32(i)] {
+			t.Fatalf("slot %d in state %s, in the index: %t", i, f.state, indexed[uint32(i)])
+		}
+	}
+	if counts != s.states {
+		t.Fatalf("counted %v, found %v", s.states, counts)
+	}
+	listed := map[uint32]int{}
+	for head := uint32(len(s.flows)); head < uint32(len(s.links)); head++ {
+		for n := s.links[head].next; n != head; n = s.links[n].next {
+			listed[n]++
+			if s.links[s.links[n].next].prev != n {
+				t.Fatalf("slot %d: its neighbour does not point back", n)
+			}
+			state := s.flows[n].state
+			if (head == s.free) != (state == StateFree) || (head == s.ended) != state.Ended() {
+				t.Fatalf("slot %d in state %s is in list %d (free %d, ended %d)", n, state, head, s.free, s.ended)
+			}
+		}
+	}
+	for i := range s.flows {
+		if listed[uint32(i)] != 1 {
+			t.Fatalf("slot %d is in %d lists", i, listed[uint32(i)])
+		}
+	}
+}
+
+// TestTableAgainstMap runs random operations on a stripe and on a map.
+func TestTableAgainstMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		capacity := rapid.IntRange(1, 40).Draw(t, "capacity")
+		s := &newTable(capacity).stripes[0]
+		model := map[flowKey]State{}
+		var ended []flowKey // the oldest first
+		forget := func(k flowKey) {
+			delete(model, k)
+			for i := range ended {
+				if ended[i] == k {
+					ended = append(ended[:i:i], ended[i+1:]...)
+					return
+				}
+			}
+		}
+		for range rapid.IntRange(1, 200).Draw(t, "operations") {
+			k := key(rapid.IntRange(0, 60).Draw(t, "key"))
+			hash := s.hash.of(&k)
+			slot, found := s.find(&k, hash)
+			if state, ok := model[k]; ok != found || ok && s.flows[slot].state != state {
+				t.Fatalf("find %v: %t, the model has it: %t", k.lowPort, found, ok)
+			}
+			switch op := rapid.IntRange(0, 3).Draw(t, "operation"); {
+			case !found && op < 3:
+				slot, ok := s.insert(&k, hash)
+				if full := len(model) == capacity; full && len(ended) == 0 {
+					if ok {
+						t.Fatal("insert into a table full of live flows succeeded")
+					}
+					continue
+				} else if full {
+					forget(ended[0])
+				}
+				if !ok {
+					t.Fatal("insert failed with room in the table")
+				}
+				model[k] = StateOpen
+				s.setState(slot, StateOpen)
+				s.arm(slot, tick(rapid.Uint32Range(0, 5000).Draw(t, "deadline")))
+			case found && op == 0:
+				forget(k)
+				s.remove(slot)
+			case found && op == 1:
+				forget(k)
+				model[k] = StateTimeWait
+				ended = append(ended, k)
+				s.setState(slot, StateTimeWait)
+				s.bury(slot)
+			}
+			checkStripe(t, s)
+		}
+	})
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for _, bench := range []struct {
+		name  string
+		flows int
+	}{{"1k", 1_000}, {"100k", 100_000}, {"1M", 1_000_000}} {
+		b.Run(bench.name, func(b *testing.B) {
+			table := newTable(1 << 20)
+			keys := make([]flowKey, bench.flows)
+			for i := range keys {
+				keys[i] = key(i)
+				hash := table.hash.of(&keys[i])
+				s := table.stripe(hash)
+				slot, ok := s.insert(&keys[i], hash)
+				if !ok {
+					b.Fatal("full")
+				}
+				s.setState(slot, StateOpen)
+			}
+			order := rand.New(rand.NewPCG(1, 2)).Perm(bench.flows)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				k := &keys[order[i%bench.flows]]
+				hash := table.hash.of(k)
+				s := table.stripe(hash)
+				s.mu.Lock()
+				slot, ok := s.find(k, hash)
+				s.flows[slot].lastSeen++
+				s.mu.Unlock()
+				if !ok {
+					b.Fatal("lost")
+				}
+			}
+		})
+	}
+}

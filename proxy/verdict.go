@@ -1,0 +1,98 @@
+package proxy
+
+// DropReason says why a packet went no further. The words are the label values of
+// levee_drops_total and the keys of "drops" in levee status.
+type DropReason uint8
+
+// The reasons, each with what it takes to see it.
+const (
+	// DropTruncated: shorter than its headers say.
+	DropTruncated DropReason = iota
+	// DropBadIP: the IP header or IPv6 extension header chain makes no sense.
+	DropBadIP
+	// DropBadTCP: data offset below 5 or beyond the packet.
+	DropBadTCP
+	// DropBadOptions: a TCP option of length 0 or 1 or beyond the header.
+	DropBadOptions
+	// DropBadFlags: SYN+FIN, SYN+RST, FIN+RST, none at all, or without ACK where one is due.
+	DropBadFlags
+	// DropBadChecksum: TCP checksum wrong on a packet that levee would answer or act on.
+	DropBadChecksum
+	// DropLand: source and destination are the same.
+	DropLand
+	// DropFragment: a fragment that can't be proxied: a SYN, an unproxied handshake or a header too short.
+	DropFragment
+	// DropCookieInvalid: an ACK of no flow whose cookie is wrong or too old.
+	DropCookieInvalid
+	// DropNoFlow: a segment of no flow that can't open one.
+	DropNoFlow
+	// DropReplay: a replayed or late handshake ACK of a flow that has ended.
+	DropReplay
+	// DropOpening: a client's segment that came before its server answered; the client sends it again.
+	DropOpening
+	// DropTableFull: no room for a new flow.
+	DropTableFull
+	// DropBadAck: a server's segment that doesn't fit levee's SYN.
+	DropBadAck
+
+	// NumDropReasons is the number of reasons.
+	NumDropReasons
+)
+
+var dropNames = [NumDropReasons]string{
+	DropTruncated:     "truncated",
+	DropBadIP:         "bad_ip",
+	DropBadTCP:        "bad_tcp",
+	DropBadOptions:    "bad_options",
+	DropBadFlags:      "bad_flags",
+	DropBadChecksum:   "bad_checksum",
+	DropLand:          "land",
+	DropFragment:      "fragment",
+	DropCookieInvalid: "cookie_invalid",
+	DropNoFlow:        "no_flow",
+	DropReplay:        "replay",
+	DropOpening:       "opening",
+	DropTableFull:     "table_full",
+	DropBadAck:        "bad_ack",
+}
+
+// String returns the reason's word, in snake case.
+func (r DropReason) String() string {
+	if r < NumDropReasons {
+		return dropNames[r]
+	}
+	return "unknown"
+}
+
+// PassReason says why a packet was forwarded as it came.
+type PassReason uint8
+
+// The reasons.
+const (
+	// PassNoService: neither end is a protected server.
+	PassNoService PassReason = iota
+	// PassModeOff: the service's mode is off.
+	PassModeOff
+	// PassNotTCP: not TCP.
+	PassNotTCP
+	// PassFragment: a later fragment, which has no TCP header to translate.
+	PassFragment
+
+	// NumPassReasons is the number of reasons.
+	NumPassReasons
+)
+
+var passNames = [NumPassReasons]string{
+	PassNoService: "no_service",
+	PassModeOff:   "mode_off",
+	PassNotTCP:    "not_tcp",
+	PassFragment:  "fragment",
+}
+
+// String returns the reason's word, in snake case.
+func (r PassReason) String() string {
+	if r < NumPassReasons {
+		return passNames[r]
+	}
+	return "unknown"
+}

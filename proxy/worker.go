@@ -1,0 +1,132 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"levee/proxy/cookie"
+	"levee/stack"
+)
+
+const (
+	// batchSize is the most frames between two readings of the clock. A batch of superpackets (64 KB each) should not
+	// leave the processor's caches before it is sent.
+	batchSize = 32
+	// frameSize holds the longest IP packet.
+	frameSize = stack.VirtioLen + 65535
+	// idleWait is how long a worker waits for packets before it looks after time-outs.
+	idleWait = time.Second / ticksPerSecond
+	// expireBudget bounds the flows looked at for time-outs between two batches.
+	expireBudget = 512
+)
+
+// Worker moves packets from one Link through the proxy and back. It belongs to the goroutine that calls Run or Step.
+type Worker struct {
+	proxy    *Proxy
+	link     Link
+	counters *counters
+	out      *output
+	maker    *cookie.Maker
+	// id is the worker's number: it looks after the time-outs of every stripe whose number is id modulo the number of workers.
+	id int
+	// expired is the tick up to which all of them are done.
+	expired tick
+
+	buffers, frames [][]byte
+	pkt             stack.Packet
+	// now is the time of the batch in work.
+	now instant
+
+	due  func(*flow) tick
+	fire func(uint32)
+	// firing is the stripe whose time-outs are in work.
+	firing *stripe
+}
+
+// NewWorker makes the worker for one link. Make all workers before the first runs.
+func (p *Proxy) NewWorker(link Link) *Worker {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := newCounters(len(p.policy.services))
+	w := &Worker{
+		proxy: p, link: link, counters: c,
+		out:   newOutput(link, c),
+		maker: cookie.NewMaker(p.cfg.Secret),
+		id:    len(p.workers),
+	}
+	for range batchSize {
+		w.buffers = append(w.buffers, make([]byte, frameSize))
+	}
+	w.frames = make([][]byte, batchSize)
+	w.due = p.due
+	w.fire = w.timeout
+	p.workers = append(p.workers, w)
+	return w
+}
+
+// Run moves packets until ctx is done or the link is closed, which is no error, or until the
+// link fails. Closing the link ends it at once, ctx within a quarter of a second.
+func (w *Worker) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if _, err := w.Step(time.Now, idleWait); err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("worker %d: %w", w.id, err)
+		}
+	}
+	return nil
+}
+
+// Step moves one batch of packets, waiting at most the given time for the first, and looks after time-outs. clock is read once,
+// after the wait. It returns how many packets it received.
+func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
+	copy(w.frames, w.buffers)
+	n, err := w.link.Recv(w.frames, wait)
+	if err != nil {
+		return 0, err
+	}
+	w.now = w.proxy.instant(clock())
+	bytes := 0
+	for _, frame := range w.frames[:n] {
+		bytes += len(frame) - stack.VirtioLen
+		w.out.reserve()
+		w.packet(frame)
+	}
+	if n > 0 {
+		w.counters.received.Add(uint64(n))
+		w.counters.receivedBytes.Add(uint64(bytes))
+	}
+	w.expire()
+	w.out.flush()
+	return n, w.out.err
+}
+
+// expire looks after the time-outs of the worker's stripes, if the tick has changed.
+func (w *Worker) expire() {
+	if w.expired == w.now.tick {
+		return
+	}
+	stripes, workers := w.proxy.table.stripes, len(w.proxy.workers)
+	budget := expireBudget
+	for i := w.id; i < len(stripes); i += workers {
+		w.firing = &stripes[i]
+		w.firing.mu.Lock()
+		budget = w.firing.expire(w.now.tick, budget, w.due, w.fire)
+		w.firing.mu.Unlock()
+		if budget == 0 {
+			return // the rest after the next batch
+		}
+	}
+	w.expired = w.now.tick
+}
+
+func (w *Worker) drop(r DropReason) { w.counters.drops[r].inc() }
+
+func (w *Worker) pass(r PassReason, frame []byte) {
+	w.counters.passed[r].inc()
+	w.out.forward(frame)
+}

@@ -1,0 +1,250 @@
+package stack
+
+import (
+	"encoding/binary"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+)
+
+// Kind is what Parse found.
+type Kind uint8
+
+// The kinds. Only for KindTCP all fields of the Packet are set.
+const (
+	// KindTCP is a packet, or the first fragment of one, whose TCP header is all there and sound.
+	KindTCP Kind = iota
+	// KindLaterFragment is a fragment that does not start at offset 0: it has no TCP header. Src and Dst are set.
+	KindLaterFragment
+	// KindOther is a sound IP packet that carries something other than TCP. Src and Dst are set.
+	KindOther
+	// KindTruncated is shorter than its IP or TCP header says.
+	KindTruncated
+	// KindBadIP has an impossible IP version, header length or extension header chain.
+	KindBadIP
+	// KindTinyFragment is a first fragment that does not hold the whole TCP header (RFC 1858).
+	KindTinyFragment
+	// KindBadTCP has a data offset below 5 or beyond the packet.
+	KindBadTCP
+	// KindBadOptions has a TCP option of length 0 or 1, or one that runs beyond the header.
+	KindBadOptions
+)
+
+// maxExtensionHeaders bounds the walk over an IPv6 header chain. RFC 8200 §4.1 knows six kinds,
+// one of which may occur twice; each of ours costs a few nanoseconds.
+const maxExtensionHeaders = 8
+
+// IPv6 extension headers that the walk steps over (IANA protocol numbers).
+const (
+	extHopByHop    = 0
+	extRouting     = 43
+	extFragment    = 44
+	extAuth        = 51
+	extDestOptions = 60
+)
+
+// Packet is a checked view of one IP packet that carries TCP. Parse fills it and may be called again
+// on the same value; nothing is kept from before. It borrows the packet's bytes: the view
+// is good as long as they are left alone.
+type Packet struct {
+	// IP is the packet, without what may have followed its total length.
+	IP []byte
+	// L4 is the offset in bytes of the TCP header in IP, and HeaderLen the length of that header with its options.
+	L4, HeaderLen int
+	// PayloadLen is the number of TCP payload bytes in this packet.
+	PayloadLen int
+
+	Src, Dst         Addr
+	SrcPort, DstPort uint16
+	Seq, Ack         seqnum.Value
+	Flags            header.TCPFlags
+	Window           uint16
+	Options          Options
+
+	// V6 says IPv6.
+	V6 bool
+	// FirstFragment says that more of the TCP payload follows in other packets.
+	FirstFragment bool
+	// Partial says that the TCP checksum field holds only the pseudo-header sum (VirtioNeedsCsum),
+	// which no edit of the TCP header changes.
+	Partial bool
+}
+
+// Parse checks the IP packet b once and fills p. It reads b only. partial says that the frame it
+// came in had VirtioNeedsCsum set. No input makes it panic; it does at most
+// maxExtensionHeaders + 40 steps.
+func (p *Packet) Parse(b []byte, partial bool) Kind {
+	*p = Packet{IP: b, Partial: partial}
+	if len(b) < header.IPv4MinimumSize {
+		return KindTruncated
+	}
+	switch b[0] >> 4 {
+	case header.IPv4Version:
+		return p.parse4(b)
+	case header.IPv6Version:
+		return p.parse6(b)
+	}
+	return KindBadIP
+}
+
+func (p *Packet) parse4(b []byte) Kind {
+	ip := header.IPv4(b)
+	headerLen, total := int(ip.HeaderLength()), int(ip.TotalLength())
+	switch {
+	case headerLen < header.IPv4MinimumSize || total < headerLen:
+		return KindBadIP
+	case total > len(b):
+		return KindTruncated
+	}
+	p.IP = b[:total]
+	p.L4 = headerLen
+	p.Src, p.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
+	if ip.Protocol() != uint8(header.TCPProtocolNumber) {
+		return KindOther
+	}
+	if ip.FragmentOffset() != 0 {
+		return KindLaterFragment
+	}
+	p.FirstFragment = ip.More()
+	return p.parseTCP()
+}
+
+func (p *Packet) parse6(b []byte) Kind {
+	if len(b) < header.IPv6MinimumSize {
+		return KindTruncated
+	}
+	ip := header.IPv6(b)
+	total := header.IPv6MinimumSize + int(ip.PayloadLength())
+	if total > len(b) {
+		return KindTruncated
+	}
+	p.V6 = true
+	p.IP = b[:total]
+	p.Src, p.Dst = Addr(ip.SourceAddressSlice()), Addr(ip.DestinationAddressSlice())
+
+	// gVisor's IPv6.TryParseTransportProtocol is not used: a length byte of 255 makes it loop forever.
+	next, at := ip.NextHeader(), header.IPv6MinimumSize
+	for range maxExtensionHeaders {
+		size := 0
+		switch next {
+		case uint8(header.TCPProtocolNumber):
+			p.L4 = at
+			return p.parseTCP()
+		case extHopByHop, extRouting, extDestOptions:
+			if at+2 > total {
+				return KindTruncated
+			}
+			size = (int(b[at+1]) + 1) * 8
+		case extAuth:
+			if at+2 > total {
+				return KindTruncated
+			}
+			size = (int(b[at+1]) + 2) * 4
+		case extFragment:
+			size = 8
+			if at+size > total {
+				return KindTruncated
+			}
+			offset := binary.BigEndian.Uint16(b[at+2:])
+			if offset>>3 != 0 {
+				return KindLaterFragment
+			}
+			p.FirstFragment = offset&1 != 0
+		default:
+			return KindOther
+		}
+		if at+size > total {
+			return KindTruncated
+		}
+		next, at = b[at], at+size
+	}
+	return KindBadIP
+}
+
+// parseTCP checks the TCP header at p.L4 and reads it.
+func (p *Packet) parseTCP() Kind {
+	short := KindTruncated
+	if p.FirstFragment {
+		short = KindTinyFragment
+	}
+	if len(p.IP)-p.L4 < header.TCPMinimumSize {
+		return short
+	}
+	tcp := header.TCP(p.IP[p.L4:])
+	p.HeaderLen = int(tcp.DataOffset())
+	if p.HeaderLen < header.TCPMinimumSize {
+		return KindBadTCP
+	}
+	if p.HeaderLen > len(tcp) {
+		if p.FirstFragment {
+			return KindTinyFragment
+		}
+		return KindBadTCP
+	}
+	p.PayloadLen = len(tcp) - p.HeaderLen
+	p.SrcPort, p.DstPort = tcp.SourcePort(), tcp.DestinationPort()
+	p.Seq, p.Ack = seqnum.Value(tcp.SequenceNumber()), seqnum.Value(tcp.AckNumber())
+	p.Flags = tcp.Flags()
+	p.Window = tcp.WindowSize()
+	if !p.Options.parse(tcp[header.TCPMinimumSize:p.HeaderLen]) {
+		return KindBadOptions
+	}
+	return KindTCP
+}
+
+// SeqLen is the sequence space that the segment takes: payload, SYN and FIN (RFC 9293 §3.4).
+func (p *Packet) SeqLen() seqnum.Size {
+	n := seqnum.Size(p.PayloadLen)
+	if p.Flags.Contains(header.TCPFlagSyn) {
+		n++
+	}
+	if p.Flags.Contains(header.TCPFlagFin) {
+		n++
+	}
+	return n
+}
+
+// End is the sequence number after the segment.
+func (p *Packet) End() seqnum.Value { return p.Seq.Add(p.SeqLen()) }
+
+// ChecksumOK says whether the TCP checksum is right. A partial one is right by the kernel's word; that of a
+// first fragment covers bytes that are not here, and counts as wrong.
+func (p *Packet) ChecksumOK() bool {
+	if p.Partial {
+		return true
+	}
+	if p.FirstFragment {
+		return false
+	}
+	return checksum.Checksum(p.IP[p.L4:], pseudoSum(&p.Src, &p.Dst, len(p.IP)-p.L4)) == 0xffff
+}
+
+// TrafficClass is the DSCP and ECN byte of the IP header.
+func (p *Packet) TrafficClass() uint8 {
+	var tos uint8
+	if p.V6 {
+		tos, _ = header.IPv6(p.IP).TOS()
+	} else {
+		tos, _ = header.IPv4(p.IP).TOS()
+	}
+	return tos
+}
+
+// FlowLabel is the IPv6 flow label (RFC 6437), 20 bits; 0 for IPv4.
+func (p *Packet) FlowLabel() uint32 {
+	if !p.V6 {
+		return 0
+	}
+	_, label := header.IPv6(p.IP).TOS()
+	return label
+}
+
+// pseudoSum is the folded, not complemented sum of the TCP pseudo-header (RFC 9293 §3.1) for
+// length bytes of TCP header and payload.
+func pseudoSum(src, dst *Addr, length int) uint16 {
+	sum := checksum.Checksum(src.bytes(), 0)
+	sum = checksum.Checksum(dst.bytes(), sum)
+	sum = checksum.Combine(sum, uint16(header.TCPProtocolNumber))
+	return checksum.Combine(sum, uint16(length))
+}
