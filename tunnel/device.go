@@ -1,0 +1,138 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is an open TUN interface. Its methods may be called at the same time; a Queue
+// belongs to one worker.
+type Device struct {
+	name    string
+	index   int // of the interface, in its network namespace
+	offload Offload
+	queues  []*Queue // in the order of the kernel's queue index
+
+	// control is a netlink socket. It stays in the network namespace that Open ran in,
+	// so that the device can be asked about from any thread.
+	control   int
+	controlMu sync.Mutex // guards control, sequence, closed
+	sequence  uint32     // of the last netlink request
+	closed    bool
+
+	// wake is an eventfd that every waiting Queue polls too. Close writes to it once and
+	// nobody reads it, so it wakes all of them and stays readable.
+	wake int
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open makes the interface in the calling thread's network namespace and opens its queues.
+// A name that is taken is an error, whoever has it. The link is left down. Every error is
+// one line that names the thing and the remedy, and leaves nothing behind.
+func Open(cfg Config) (*Device, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.TxQueueLen == 0 {
+		cfg.TxQueueLen = DefaultTxQueueLen
+	}
+	d := &Device{name: cfg.Name, control: -1, wake: -1}
+	if err := d.open(cfg); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Device) open(cfg Config) error {
+	var err error
+	if d.control, err = openControl(); err != nil {
+		return fmt.Errorf("open a netlink socket for interface %s: %w", d.name, err)
+	}
+	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("make an eventfd for interface %s: %w", d.name, err)
+	}
+	fds, err := openQueues(d.name, cfg.Queues)
+	if err != nil {
+		return err
+	}
+	owned, err := handOver(d.name, fds)
+	for i, h := range owned {
+		d.queues = append(d.queues, newQueue(h.fd, d.wake, h.dev, fmt.Sprintf("%s queue %d", d.name, i)))
+	}
+	if err != nil {
+		return err
+	}
+	return d.tune(cfg)
+}
+
+// tune sets what belongs to the whole device. It comes after handOver because
+// wireguard/tun sets offloads of its own.
+func (d *Device) tune(cfg Config) error {
+	fd := d.queues[0].fd
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETLE, 1); err != nil {
+		return fmt.Errorf("interface %s: set the virtio header's byte order: %w", d.name, err)
+	}
+	d.offload = negotiateOffload(func(mask int) error { return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, mask) })
+
+	if err := d.setLink(unix.SIOCSIFMTU, cfg.MTU); err != nil {
+		return fmt.Errorf("interface %s: set MTU %d: %w", d.name, cfg.MTU, err)
+	}
+	if err := d.setLink(unix.SIOCSIFTXQLEN, cfg.TxQueueLen); err != nil {
+		return fmt.Errorf("interface %s: set queue length %d: %w", d.name, cfg.TxQueueLen, err)
+	}
+	var err error
+	if d.index, err = d.linkIndex(); err != nil {
+		return fmt.Errorf("interface %s: read its index: %w", d.name, err)
+	}
+	return nil
+}
+
+// Queues returns the queues; element i is the kernel's queue i. The slice is the Device's own.
+func (d *Device) Queues() []*Queue { return d.queues }
+
+// Name returns the name that the interface was made with.
+func (d *Device) Name() string { return d.name }
+
+// Offload returns what the kernel granted.
+func (d *Device) Offload() Offload { return d.offload }
+
+// Close wakes every Recv that waits, which then returns an error that matches
+// os.ErrClosed, waits for calls of Recv and Send to return, and closes all queues; with the
+// last one the kernel removes the interface. Closing again does nothing more.
+func (d *Device) Close() error {
+	d.closeOnce.Do(func() { d.closeErr = d.close() })
+	return d.closeErr
+}
+
+func (d *Device) close() error {
+	var errs []error
+	for _, q := range d.queues {
+		q.closed.Store(true)
+	}
+	if d.wake >= 0 {
+		one := [8]byte{1} // eventfd(2) takes a uint64; only that it isn't 0 matters
+		if _, err := unix.Write(d.wake, one[:]); err != nil {
+			errs = append(errs, fmt.Errorf("wake the readers of %s: %w", d.name, err))
+		}
+	}
+	// The last queue first: closing any other makes the kernel give its index to the last one.
+	for i := len(d.queues) - 1; i >= 0; i-- {
+		errs = append(errs, d.queues[i].close())
+	}
+	if d.wake >= 0 {
+		errs = append(errs, unix.Close(d.wake))
+	}
+	d.controlMu.Lock()
+	defer d.controlMu.Unlock()
+	d.closed = true
+	if d.control >= 0 {
+		errs = append(errs, unix.Close(d.control))
+	}
+	return errors.Join(errs...)
+}
