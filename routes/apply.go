@@ -1,0 +1,164 @@
+package routes
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Apply makes the kernel as planned: it deletes what is left over from an earlier run, sets the sysctls, brings
+// the TUN up and adds the routes and then the rules, the loop breaker first. What is there already stays, so that
+// applying a plan twice, or after a crash, interrupts nothing.
+//
+// It changes nothing if something of somebody else's is in the way. On any later error it deletes everything
+// with levee's tag and restores the sysctls.
+func (p *Plan) Apply() error {
+	p.report = nil
+	if p.cfg.StateFile == "" {
+		return errors.New("no file to keep the old values of sysctls in: set Config.StateFile")
+	}
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	live, err := k.read(&p.cfg)
+	if err != nil {
+		return err
+	}
+	if err := p.refused(&live); err != nil {
+		return err
+	}
+	diff := p.Diff(live)
+	if diff.TUNMissing {
+		return fmt.Errorf("interface %s does not exist: open the TUN before its routes are added", p.cfg.TUN)
+	}
+	for _, s := range diff.Sysctls {
+		if s.Missing {
+			// A device has IPv6 settings only if it can carry IPv6's smallest packet (RFC 8200 §5).
+			return fmt.Errorf("sysctl %s does not exist: if the MTU of %s is below 1280, raise tun.mtu", sysctlName(s.Key), p.cfg.TUN)
+		}
+	}
+	state, err := loadSaved(p.cfg.StateFile)
+	if err != nil {
+		return err
+	}
+	if err := p.change(k, &live, &diff, state); err != nil {
+		w := withdraw(k, &live, state, p.cfg.StateFile)
+		p.report = w.kept
+		if diff.TUNDown {
+			w.errs = append(w.errs, k.setDown(p.cfg.TUN)...)
+		}
+		if undo := oneError(w.errs); undo != nil {
+			return fmt.Errorf("%w (and it could not be undone: %w)", err, undo)
+		}
+		return err
+	}
+	return nil
+}
+
+func (p *Plan) change(k *kernel, live *Live, diff *Diff, state *saved) error {
+	fs := families(live)
+	_, errs := k.deleteOwnRules(fs, func(r Rule) bool { return slices.Contains(p.rules, r) })
+	_, more := k.deleteOwnRoutes(fs, live, func(r Route) bool { return slices.ContainsFunc(p.routes, r.equal) })
+	if err := oneError(append(errs, more...)); err != nil {
+		return err
+	}
+	// On disk before the first change: a kill at any time leaves what Cleanup needs.
+	state.record(p.sysctls, live, p.cfg.TUN)
+	if err := state.write(p.cfg.StateFile); err != nil {
+		return err
+	}
+	for _, s := range diff.Sysctls {
+		if err := writeSysctl(s.Key, s.Want); err != nil {
+			return err
+		}
+	}
+	if diff.TUNDown {
+		if err := k.setUp(p.cfg.TUN); err != nil {
+			return err
+		}
+	}
+	for _, r := range diff.MissingRoutes {
+		if err := k.addRoute(r); err != nil {
+			return err
+		}
+	}
+	for _, r := range diff.MissingRules {
+		if err := k.addRule(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove takes the plan back: rules, then routes, then sysctls. What is gone already is no error. The TUN stays
+// as it is, for package tunnel to take away. It goes on after an error, and may be called again.
+func (p *Plan) Remove() error {
+	p.report = nil
+	if p.cfg.StateFile == "" {
+		return errors.New("no file to restore the old values of sysctls from: set Config.StateFile")
+	}
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	w := withdrawAll(k, &p.cfg)
+	p.report = w.kept
+	return oneError(w.errs)
+}
+
+// withdrawal is what came of taking levee's objects out of the kernel.
+type withdrawal struct {
+	done []string // the commands that would have done the same
+	kept []string // what was left alone, and why
+	errs []error
+}
+
+// withdrawAll withdraws with what can still be read: an unreadable state file must not keep rules in place.
+func withdrawAll(k *kernel, cfg *Config) withdrawal {
+	live, err := k.read(cfg)
+	if err != nil {
+		return withdrawal{errs: []error{err}}
+	}
+	state, err := loadSaved(cfg.StateFile)
+	w := withdraw(k, &live, state, cfg.StateFile)
+	if err != nil {
+		w.errs = append(w.errs, err)
+	}
+	return w
+}
+
+// withdraw deletes everything with levee's tag and restores the sysctls of state, which may be nil.
+func withdraw(k *kernel, live *Live, state *saved, path string) withdrawal {
+	var w withdrawal
+	note := func(done []string, errs []error) {
+		w.done = append(w.done, done...)
+		w.errs = append(w.errs, errs...)
+	}
+	fs := families(live)
+	note(k.deleteOwnRules(fs, func(Rule) bool { return false }))
+	note(k.deleteOwnRoutes(fs, live, func(Route) bool { return false }))
+	if state == nil {
+		return w
+	}
+	restored, kept, errs := state.restore()
+	note(restored, errs)
+	w.kept = kept
+	if err := state.write(path); err != nil {
+		w.errs = append(w.errs, err)
+	}
+	return w
+}
+
+// oneError makes one line of several errors.
+func oneError(errs []error) error {
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return fmt.Errorf("%w (and %d more errors)", errs[0], len(errs)-1)
+}

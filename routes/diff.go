@@ -1,0 +1,109 @@
+package routes
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Diff is what separates the kernel from a plan.
+type Diff struct {
+	// TUNMissing and TUNDown are about the link that all else hangs on.
+	TUNMissing, TUNDown bool
+	// MissingRules and MissingRoutes are the plan's, but not the kernel's.
+	MissingRules  []Rule
+	MissingRoutes []Route
+	// StaleRules and StaleRoutes carry levee's tag, but aren't the plan's.
+	StaleRules  []Rule
+	StaleRoutes []Route
+	// Sysctls are values that are not the plan's.
+	Sysctls []SysctlDiff
+	// Foreign are rules and routes of somebody else's that are in the way, each with the remedy.
+	Foreign []error
+
+	up string // the command that brings the TUN up
+}
+
+// SysctlDiff is one sysctl that is not as planned.
+type SysctlDiff struct {
+	// Key is the path below /proc/sys. Want is what the plan says, Have what the kernel has, and
+	// Missing is set if it has no such key.
+	Key, Want, Have string
+	Missing         bool
+}
+
+// Diff compares the plan with the kernel as in live.
+func (p *Plan) Diff(live Live) Diff {
+	d := Diff{Foreign: p.foreign(&live), up: p.linkUp()}
+	link, ok := live.link(p.cfg.TUN)
+	d.TUNMissing, d.TUNDown = !ok, ok && !link.Up
+	for _, r := range p.rules {
+		if !slices.Contains(live.Rules, r) {
+			d.MissingRules = append(d.MissingRules, r)
+		}
+	}
+	for _, r := range live.Rules {
+		if r.Own() && !slices.Contains(p.rules, r) {
+			d.StaleRules = append(d.StaleRules, r)
+		}
+	}
+	for _, r := range p.routes {
+		if !slices.ContainsFunc(live.Routes, r.equal) {
+			d.MissingRoutes = append(d.MissingRoutes, r)
+		}
+	}
+	for _, r := range live.Routes {
+		if r.Own() && !slices.ContainsFunc(p.routes, r.equal) {
+			d.StaleRoutes = append(d.StaleRoutes, r)
+		}
+	}
+	for _, s := range p.sysctls {
+		have, ok := live.Sysctls[s.key]
+		if (ok && have == s.value) || (!ok && s.optional) {
+			continue
+		}
+		d.Sysctls = append(d.Sysctls, SysctlDiff{Key: s.key, Want: s.value, Have: have, Missing: !ok})
+	}
+	return d
+}
+
+// Empty says whether the kernel is as planned.
+func (d Diff) Empty() bool {
+	return !d.TUNMissing && !d.TUNDown && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
+}
+
+// String returns one line for each difference, nothing if there is none: "!" for what is in the way, "-" for
+// the command that deletes something stale, "+" for the command that adds something missing and "~" for the one
+// that changes a value.
+func (d Diff) String() string {
+	var b strings.Builder
+	for _, err := range d.Foreign {
+		fmt.Fprintf(&b, "! %v\n", err)
+	}
+	for _, r := range d.StaleRules {
+		fmt.Fprintf(&b, "- %s\n", r.command("del"))
+	}
+	for _, r := range d.StaleRoutes {
+		fmt.Fprintf(&b, "- %s\n", r.command("del"))
+	}
+	for _, s := range d.Sysctls {
+		state := "is " + s.Have
+		if s.Missing {
+			state = "does not exist"
+		}
+		fmt.Fprintf(&b, "~ %s # %s\n", sysctl{key: s.Key, value: s.Want}.command(), state)
+	}
+	switch {
+	case d.TUNMissing:
+		fmt.Fprintf(&b, "+ %s # does not exist\n", d.up)
+	case d.TUNDown:
+		fmt.Fprintf(&b, "+ %s # is down\n", d.up)
+	}
+	for _, r := range d.MissingRoutes {
+		fmt.Fprintf(&b, "+ %s\n", r.command("add"))
+	}
+	for _, r := range d.MissingRules {
+		fmt.Fprintf(&b, "+ %s\n", r.command("add"))
+	}
+	return b.String()
+}

@@ -1,0 +1,221 @@
+package routes
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// routeMetric of the routes into the TUN: a fixed one, so that routes of any other metric can stand
+// behind them. It is what IPv6 gives to routes that don't say.
+const routeMetric = 1024
+
+// Plan is the kernel state that a Config asks for. NewPlan makes it and nothing changes it after. It is
+// not safe for use by several goroutines at once.
+type Plan struct {
+	cfg      Config
+	sides    sides
+	families []Family
+	sysctls  []sysctl
+	routes   []Route
+	rules    []Rule
+	notes    []string
+	report   []string
+}
+
+// NewPlan works out the plan for cfg on a machine as in live. It changes nothing. An error is one line that
+// names the thing and the remedy.
+func NewPlan(cfg Config, live Live) (*Plan, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	prefixes := outermost(cfg.Prefixes)
+	p := &Plan{cfg: cfg}
+	for _, f := range []Family{V4, V6} {
+		i := slices.IndexFunc(prefixes, func(p netip.Prefix) bool { return familyOf(p) == f })
+		if i < 0 {
+			continue
+		}
+		if !live.has(f) {
+			return nil, fmt.Errorf("prefix %v: this kernel runs without %v: turn it on, or remove the prefix", prefixes[i], f)
+		}
+		p.families = append(p.families, f)
+	}
+	if link, ok := live.link(cfg.TUN); ok && link.Kind != kindTUN {
+		return nil, fmt.Errorf("interface %s exists and is not a TUN but of kind %s: choose another tun.name", cfg.TUN, link.Kind)
+	}
+	var err error
+	if p.sides, err = resolve(&cfg, prefixes, &live); err != nil {
+		return nil, err
+	}
+	for _, f := range p.families {
+		p.addRouting(f, prefixes)
+	}
+	if n := len(p.rules); n > maxRules {
+		return nil, fmt.Errorf("%d prefixes on %d client and %d server interfaces make %d rules, more than %d: name fewer interfaces in routing.client_interfaces and routing.server_interfaces",
+			len(prefixes), len(p.sides.clients), len(p.sides.servers), n, maxRules)
+	}
+	p.addSysctls(&live)
+	if err := p.refused(&live); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ClientInterfaces returns the interfaces that clients' packets are taken from. The caller keeps the slice.
+func (p *Plan) ClientInterfaces() []string { return slices.Clone(p.sides.clients) }
+
+// ServerInterfaces returns the interfaces that servers' packets are taken from. The caller keeps the slice.
+func (p *Plan) ServerInterfaces() []string { return slices.Clone(p.sides.servers) }
+
+// Report returns what the last Apply or Remove had to leave as it was, one line for each: values that
+// somebody else has changed since levee set them. None is the usual case.
+func (p *Plan) Report() []string { return slices.Clone(p.report) }
+
+func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
+	cfg := &p.cfg
+	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	if f == V6 {
+		everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	p.routes = append(p.routes, Route{
+		Family: f, Table: cfg.Table, Dst: everything, Type: unix.RTN_UNICAST, Interfaces: []string{cfg.TUN},
+		Metric: routeMetric, Protocol: Protocol,
+	})
+	rule := Rule{Family: f, Priority: cfg.Priority + loopBreaker, Iif: cfg.TUN, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}
+	p.rules = append(p.rules, rule)
+	// The kernel lets many rules share a priority if they differ; among these the order doesn't matter.
+	// No ports: it sees none in the fragments of a packet, and a connection must not be split.
+	rule.Table, rule.IPProto = cfg.Table, unix.IPPROTO_TCP
+	for _, side := range []struct {
+		offset     int
+		interfaces []string
+	}{{fromClients, p.sides.clients}, {fromServers, p.sides.servers}} {
+		for _, rule.Iif = range side.interfaces {
+			for _, prefix := range prefixes {
+				if familyOf(prefix) != f {
+					continue
+				}
+				rule.Priority = cfg.Priority + side.offset
+				rule.Src, rule.Dst = netip.Prefix{}, netip.Prefix{}
+				switch {
+				case prefix.Bits() == 0: // the kernel lists such a rule without it
+				case side.offset == fromClients:
+					rule.Dst = prefix
+				default:
+					rule.Src = prefix
+				}
+				p.rules = append(p.rules, rule)
+			}
+		}
+	}
+}
+
+// addSysctls: those of the TUN come first, because most of them only help before it is up.
+func (p *Plan) addSysctls(live *Live) {
+	tun := p.cfg.TUN
+	set := func(s sysctl) { p.sysctls = append(p.sysctls, s) }
+	v4, v6 := slices.Contains(p.families, V4), slices.Contains(p.families, V6)
+	if v4 {
+		// The kernel takes the larger of the interface's rp_filter and that of "all".
+		if all := live.Sysctls[confKey(V4, "all/rp_filter")]; all == "0" {
+			why := "Packets from the TUN carry addresses of either side. Without a reverse path check, accept_local spares a lookup for each."
+			set(sysctl{key: confKey(V4, tun+"/rp_filter"), value: "0", why: why, ofTUN: true})
+			set(sysctl{key: confKey(V4, tun+"/accept_local"), value: "1", why: why, ofTUN: true})
+		} else {
+			why := "Packets from the TUN carry addresses of either side: check that they are routable, not where to."
+			set(sysctl{key: confKey(V4, tun+"/rp_filter"), value: "2", why: why, ofTUN: true})
+		}
+		p.notes = append(p.notes, "rp_filter of the other interfaces stays as it is: the reverse lookup goes by the rules below, so that even strict mode passes.")
+	}
+	if v6 {
+		why := "No link-local address and no router solicitations on the TUN."
+		set(sysctl{key: confKey(V6, tun+"/addr_gen_mode"), value: "1", why: why, ofTUN: true})
+		set(sysctl{key: confKey(V6, tun+"/accept_ra"), value: "0", why: why, ofTUN: true})
+		set(sysctl{key: confKey(V6, tun+"/disable_ipv6"), value: "0", why: "IPv6 on the TUN, whatever the default is.", ofTUN: true})
+	} else if live.has(V6) {
+		set(sysctl{key: confKey(V6, tun+"/disable_ipv6"), value: "1", why: "No IPv6 prefix is protected: keep the kernel's own IPv6 packets out of the TUN.",
+			ofTUN: true, optional: true})
+	}
+	if v4 {
+		set(sysctl{key: keyForward4, value: "1", why: "Forward IPv4."})
+		set(sysctl{key: confKey(V4, tun+"/forwarding"), value: "1", why: "Forward IPv4.", ofTUN: true})
+	}
+	if v6 {
+		p.keepRouterAdvertisements(live)
+		set(sysctl{key: keyForward6, value: "1", why: "Forward IPv6."})
+		set(sysctl{key: confKey(V6, tun+"/forwarding"), value: "1", why: "Forward IPv6.", ofTUN: true})
+	}
+	p.silenceRedirects(v4, v6)
+}
+
+// keepRouterAdvertisements: a router ignores router advertisements unless accept_ra is 2.
+func (p *Plan) keepRouterAdvertisements(live *Live) {
+	if live.Sysctls[keyForward6] != "0" {
+		return
+	}
+	for _, device := range live.devices(V6) {
+		if l, ok := live.link(device); device == "all" || device == p.cfg.TUN || (ok && l.Loopback) {
+			continue
+		}
+		if live.Sysctls[confKey(V6, device+"/accept_ra")] == "1" && live.Sysctls[confKey(V6, device+"/forwarding")] == "0" {
+			p.sysctls = append(p.sysctls, sysctl{key: confKey(V6, device+"/accept_ra"), value: "2",
+				why: "Forwarding turns router advertisements off where accept_ra is 1: keep taking them.", optional: true})
+		}
+	}
+}
+
+// silenceRedirects: what levee proxies comes in by one interface and leaves by another, the TUN being one of
+// them. But on an interface with both sides, a ping is enough for the gateway to tell the client of the
+// server's own address, and the client's connections would go around levee from then on.
+func (p *Plan) silenceRedirects(v4, v6 bool) {
+	both := p.sides.onBoth()
+	if len(both) == 0 {
+		return
+	}
+	if v4 {
+		// The kernel sends if either of the two is set.
+		for _, device := range append([]string{"all"}, both...) {
+			p.sysctls = append(p.sysctls, sysctl{key: confKey(V4, device+"/send_redirects"), value: "0",
+				why: "Clients and servers share an interface: don't redirect clients past levee.", optional: true})
+		}
+	}
+	if v6 {
+		p.notes = append(p.notes, fmt.Sprintf("Clients and servers share %s, and IPv6 redirects can't be turned off: have clients ignore them, or drop them.",
+			strings.Join(both, ", ")))
+	}
+}
+
+// refused returns the error for anything of somebody else's that is in the way.
+func (p *Plan) refused(live *Live) error {
+	if errs := p.foreign(live); len(errs) > 0 {
+		return errs[0]
+	}
+	return nil
+}
+
+// foreign returns one error for each foreign rule and route that the plan would clash with.
+func (p *Plan) foreign(live *Live) []error {
+	var errs []error
+	cfg := &p.cfg
+	last := cfg.Priority + prioritySpan - 1
+	for _, r := range live.Rules {
+		switch {
+		case r.Own():
+		case r.Table == cfg.Table:
+			errs = append(errs, fmt.Errorf("routing table %d is taken: the %v rule \"%v\" is not levee's: choose another routing.table", cfg.Table, r.Family, r))
+		case r.Priority >= cfg.Priority && r.Priority <= last:
+			errs = append(errs, fmt.Errorf("rule priorities %d-%d are taken: the %v rule \"%v\" is not levee's: choose another routing.priority",
+				cfg.Priority, last, r.Family, r))
+		}
+	}
+	for _, r := range live.Routes {
+		if r.Table == cfg.Table && !r.Own() {
+			errs = append(errs, fmt.Errorf("routing table %d is taken: the %v route \"%v\" is not levee's: choose another routing.table", cfg.Table, r.Family, r))
+		}
+	}
+	return errs
+}
