@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS = -X main.version=$(VERSION)
 
 # Debian packages of the peers that the tests run.
-PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark
+PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark iproute2 python3
 
 .PHONY: all build demo test unit integration lint fuzz generate packages clean
 
@@ -26,8 +26,10 @@ demo: build
 # network namespaces with real peers. No test skips: what can't run fails and says why.
 test: unit integration
 
-unit:
+# The race detector allocates, so what counts allocations runs without it.
+unit: packages
 	LEVEE_REQUIRE_ROOT=1 $(GO) test -race -shuffle=on -timeout 15m $$($(GO) list ./... | grep -v '/integration$$')
+	LEVEE_REQUIRE_ROOT=1 $(GO) test -count=1 -run 'Alloc' ./stack ./proxy/... ./tunnel
 
 integration: build packages
 	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -shuffle=on -timeout 20m ./integration

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"levee/cmd/levee/config"
+)
+
+const exampleFile = "../../docs/levee.example.yaml"
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "levee.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const web = "services: [{name: web, prefixes: [192.0.2.0/24]}]\n"
+
+func TestCommandLine(t *testing.T) {
+	good := writeConfig(t, web)
+	broken := writeConfig(t, "tun: {mtu: 7}\nlog: {colour: x}\n"+web)
+	gone := filepath.Join(t.TempDir(), "gone.yaml")
+	state := t.TempDir()
+	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
+	const verbs = "check, cleanup, flows, plan, run, status, version"
+	const states = "opening, open, client_closed, server_closed, time_wait, reset"
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		code   int
+		stdout string
+		stderr string // without "levee: " and the line end
+	}{
+		{"no verb", nil, 2, "", "no verb: use one of " + verbs},
+		{"unknown verb", []string{"start"}, 2, "", `unknown verb "start": use one of ` + verbs},
+		{"verb not built yet", []string{"top"}, 2, "", `unknown verb "top": use one of ` + verbs},
+		{"unknown flag", []string{"status", "--frobnicate"}, 2, "", "unknown flag: --frobnicate: see levee status --help"},
+		{"unknown short flag", []string{"-x"}, 2, "", "unknown shorthand flag: 'x' in -x: see levee --help"},
+		{"flag without value", []string{"check", "-c"}, 2, "", "flag needs an argument: 'c' in -c: see levee check --help"},
+		{"argument too many", []string{"check", good}, 2, "", `levee check takes no argument "` + good + `": see levee check --help`},
+		{"unknown format", []string{"status", "-o", "yaml"}, 2, "", `invalid argument "yaml" for "-o, --output" flag: use text or json: see levee status --help`},
+		{"limit is no number", []string{"flows", "--limit", "x"}, 2, "", `invalid argument "x" for "--limit" flag: strconv.ParseInt: parsing "x": invalid syntax: see levee flows --help`},
+		{"limit below 0", []string{"flows", "--limit", "-1"}, 2, "", "--limit -1: use 1 or more, or 0 for all"},
+		{"unknown state", []string{"flows", "--state", "x"}, 2, "", `--state "x": use one of ` + states},
+
+		{"check good", []string{"check", "-c", good}, 0, good + ": ok\n", ""},
+		{"check example", []string{"check", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},
+		{"check broken", []string{"check", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format\n" +
+			"levee: " + broken + `: tun.mtu: "7" is neither auto nor a whole number from 1280 to 65535`},
+		{"check missing", []string{"check", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
+
+		{"run broken", []string{"run", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format (and 1 more: see levee check)"},
+		{"plan broken", []string{"plan", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format (and 1 more: see levee check)"},
+		{"cleanup with a file that isn't there", []string{"cleanup", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
+
+		{"status without daemon", []string{"status", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
+		{"flows without daemon", []string{"flows", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
+		{"status finds no file", []string{"status", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			want := ""
+			if tt.stderr != "" {
+				want = "levee: " + tt.stderr + "\n"
+			}
+			if code, stdout, stderr := levee(tt.args...); code != tt.code || stdout != tt.stdout || stderr != want {
+				t.Errorf("levee %s\ngot  %d %q %q\nwant %d %q %q", strings.Join(tt.args, " "), code, stdout, stderr, tt.code, tt.stdout, want)
+			}
+		})
+	}
+}
+
+// A file that became broken since the daemon read it must not hide the daemon, unless nobody can tell where it is.
+func TestBrokenFileAndStatus(t *testing.T) {
+	state := t.TempDir()
+	file := writeConfig(t, "state_dir: "+state+"\ntun: {mut: 7}\n"+web)
+	if code, _, stderr := levee("status", "-c", file); code != 1 || stderr != "levee: no daemon on "+state+"/control.sock: is levee running?\n" {
+		t.Errorf("another key is broken: %d %q", code, stderr)
+	}
+	file = writeConfig(t, "state_dir: [x]\n"+web)
+	if code, _, stderr := levee("status", "-c", file); code != 1 || stderr != "levee: "+file+": state_dir: a list where one value is due\n" {
+		t.Errorf("state_dir itself is broken: %d %q", code, stderr)
+	}
+}
+
+func TestCheckJSON(t *testing.T) {
+	broken := writeConfig(t, "tun: {mtu: 7}\n"+web)
+	code, stdout, stderr := levee("check", "-o", "json", "-c", broken)
+	var got checked
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 1 || stderr != "" {
+		t.Fatalf("%d %q %q: %v", code, stdout, stderr, err)
+	}
+	want := config.Problem{Source: broken, Key: "tun.mtu", Text: `"7" is neither auto nor a whole number from 1280 to 65535`}
+	if got.OK || got.File != broken || len(got.Problems) != 1 || got.Problems[0] != want {
+		t.Errorf("got %+v, want one problem %+v", got, want)
+	}
+	if code, stdout, _ := levee("check", "-o", "json", "-c", writeConfig(t, web)); code != 0 || !strings.Contains(stdout, `"problems": []`) {
+		t.Errorf("good file: %d %s", code, stdout)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	old := version
+	defer func() { version = old }()
+	version = "v9.8.7"
+	if code, stdout, stderr := levee("version"); code != 0 || !strings.HasPrefix(stdout, "levee v9.8.7 (go") || stderr != "" {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+	code, stdout, _ := levee("version", "-o", "json")
+	var b build
+	if err := json.Unmarshal([]byte(stdout), &b); err != nil || code != 0 || b.Version != "v9.8.7" {
+		t.Errorf("%d %q: %v", code, stdout, err)
+	}
+	version = ""
+	if v := versionNow().Version; v == "" {
+		t.Error("no version without one set at link time")
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"run", "--help"}, {"help", "flows"}} {
+		if code, stdout, stderr := levee(args...); code != 0 || !strings.Contains(stdout, "Usage:") || stderr != "" {
+			t.Errorf("levee %s: %d %q", strings.Join(args, " "), code, stderr)
+		}
+	}
+}
+
+// What can't be written is an error, not a short answer.
+func TestFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for _, args := range [][]string{{"version"}, {"version", "-o", "json"}, {"check", "-c", exampleFile}} {
+		var stderr strings.Builder
+		if code := execute(args, full, &stderr); code != 1 || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("levee %s: %d %q", strings.Join(args, " "), code, stderr.String())
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"levee/proxy"
+)
+
+const exampleFile = "../../../docs/levee.example.yaml"
+
+// The example is the reference: what it says is what levee does without it.
+func TestExampleFileIsTheDefaults(t *testing.T) {
+	got, err := Load(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := standard()
+	want.Services[0].Prefixes = append(want.Services[0].Prefixes, netip.MustParsePrefix("2001:db8:1::/64"))
+	want.Services[0].Ports = []proxy.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8100}}
+	if diff := cmp.Diff(want, got, compare); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestExampleFileHasEveryKey(t *testing.T) {
+	data, err := os.ReadFile(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := parseTree(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range missing(tree, reflect.TypeFor[raw](), "") {
+		t.Errorf("the example lacks %s", key)
+	}
+}
+
+// missing returns the keys of want that tree doesn't have.
+func missing(tree any, want reflect.Type, path string) []string {
+	if want.Kind() == reflect.Slice && want.Elem().Kind() == reflect.Struct {
+		list, _ := tree.([]any)
+		if len(list) == 0 {
+			return []string{path + "[0]"}
+		}
+		tree, want, path = list[0], want.Elem(), path+"[0]"
+	}
+	if want.Kind() != reflect.Struct {
+		return nil
+	}
+	section, _ := tree.(map[string]any)
+	var keys []string
+	for i := range want.NumField() {
+		f := want.Field(i)
+		tag := f.Tag.Get("mapstructure")
+		value, ok := section[tag]
+		if !ok {
+			keys = append(keys, join(path, tag))
+			continue
+		}
+		keys = append(keys, missing(value, f.Type, join(path, tag))...)
+	}
+	return keys
+}
+
+// The lists of defaults and the raw struct must have the same keys.
+func TestEveryKeyHasADefault(t *testing.T) {
+	have := map[string]bool{"services": true}
+	for _, d := range defaults {
+		have[d.key] = true
+	}
+	top := reflect.TypeFor[raw]()
+	for i := range top.NumField() {
+		f := top.Field(i)
+		names := []string{f.Tag.Get("mapstructure")}
+		if f.Type.Kind() == reflect.Struct {
+			prefix := names[0]
+			names = nil
+			for _, k := range keys(f.Type) {
+				names = append(names, prefix+"."+k)
+			}
+		}
+		for _, name := range names {
+			if !have[name] {
+				t.Errorf("no default for %s", name)
+			}
+			delete(have, name)
+		}
+	}
+	for name := range have {
+		t.Errorf("a default for %s, which is no key", name)
+	}
+}
+
+// The bounds in the comments are those in the code.
+func TestExampleFileNamesItsBounds(t *testing.T) {
+	data, err := os.ReadFile(exampleFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("bytes, %d to %d", proxy.MinMTU, proxy.MaxMTU),
+		fmt.Sprintf("at most %d", MaxQueues),
+		fmt.Sprintf("%d to %d", MinTxQueueLen, MaxTxQueueLen),
+		fmt.Sprintf("bytes, %d to %d", minMSS, maxMSS),
+	} {
+		if !regexp.MustCompile(regexp.QuoteMeta(want)).Match(data) {
+			t.Errorf("the example doesn't say %q", want)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package config
+
+// text is a scalar of the file or the environment as it was written, near enough: 80 and "80"
+// are the same, and so are true and "true".
+type text string
+
+// words is a list of scalars; a single scalar is a list of one.
+type words []text
+
+// raw is the file as it is decoded: nothing in it is checked yet. Its tags are the only list of
+// the keys there are.
+type raw struct {
+	TUN struct {
+		Name       text `mapstructure:"name"`
+		MTU        text `mapstructure:"mtu"`
+		Queues     text `mapstructure:"queues"`
+		TxQueueLen text `mapstructure:"txqueuelen"`
+	} `mapstructure:"tun"`
+	Routing struct {
+		Manage           text  `mapstructure:"manage"`
+		Table            text  `mapstructure:"table"`
+		Priority         text  `mapstructure:"priority"`
+		ClientInterfaces words `mapstructure:"client_interfaces"`
+		ServerInterfaces words `mapstructure:"server_interfaces"`
+	} `mapstructure:"routing"`
+	Flows struct {
+		Capacity          text `mapstructure:"capacity"`
+		IdleTimeout       text `mapstructure:"idle_timeout"`
+		TransitoryTimeout text `mapstructure:"transitory_timeout"`
+	} `mapstructure:"flows"`
+	StateDir   text `mapstructure:"state_dir"`
+	SecretFile text `mapstructure:"secret_file"`
+	Metrics    struct {
+		Listen text `mapstructure:"listen"`
+	} `mapstructure:"metrics"`
+	Log struct {
+		Level  text `mapstructure:"level"`
+		Format text `mapstructure:"format"`
+	} `mapstructure:"log"`
+	Defaults struct {
+		Mode text `mapstructure:"mode"`
+	} `mapstructure:"defaults"`
+	Services []rawService `mapstructure:"services"`
+}
+
+type rawService struct {
+	Name     text       `mapstructure:"name"`
+	Prefixes words      `mapstructure:"prefixes"`
+	Ports    words      `mapstructure:"ports"`
+	Mode     text       `mapstructure:"mode"`
+	Options  rawOptions `mapstructure:"options"`
+}
+
+type rawOptions struct {
+	MSS        text `mapstructure:"mss"`
+	WScale     text `mapstructure:"wscale"`
+	SACK       text `mapstructure:"sack"`
+	Timestamps text `mapstructure:"timestamps"`
+	ECN        text `mapstructure:"ecn"`
+}
+
+// defaults is the value of every scalar key that the file leaves out. The keys are also those that the
+// environment can override: tun.name by LEVEE_TUN_NAME.
+var defaults = []struct{ key, value string }{
+	{"tun.name", "tun0"},
+	{"tun.mtu", auto},
+	{"tun.queues", auto},
+	{"tun.txqueuelen", "4096"},
+	{"routing.manage", "true"},
+	{"routing.table", "7332"},
+	{"routing.priority", "7300"},
+	{"routing.client_interfaces", auto},
+	{"routing.server_interfaces", auto},
+	{"flows.capacity", "1048576"},
+	{"flows.idle_timeout", "2h4m"},
+	{"flows.transitory_timeout", "4m"},
+	{"state_dir", "/run/levee"},
+	{"secret_file", "/var/lib/levee/cookie.key"},
+	{"metrics.listen", "127.0.0.1:9742"},
+	{"log.level", "info"},
+	{"log.format", "text"},
+	{"defaults.mode", "always"},
+}
+
+// optionDefaults is the same for the options of a service, which the environment can't reach.
+var optionDefaults = rawOptions{MSS: auto, WScale: auto, SACK: "true", Timestamps: "false", ECN: "false"}
+
+// auto is the word for "find out".
+const auto = "auto"

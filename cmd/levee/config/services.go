@@ -1,0 +1,189 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"levee/proxy"
+)
+
+var namePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
+
+// services checks each service and then all against each other. Only good services are returned.
+func (c checker) services(list []rawService, mode proxy.Mode) []proxy.Service {
+	if len(list) > MaxServices {
+		c.report("services", "%d are too many: at most %d", len(list), MaxServices)
+		return nil
+	}
+	prefixes := 0
+	for _, r := range list {
+		prefixes += len(r.Prefixes)
+	}
+	if prefixes > MaxPrefixes {
+		c.report("services", "%d prefixes are too many: at most %d in all services together", prefixes, MaxPrefixes)
+		return nil
+	}
+	good := true
+	counting := checker{report: func(key, format string, args ...any) {
+		good = false
+		c.report(key, format, args...)
+	}}
+	var services []proxy.Service
+	for i, r := range list {
+		services = append(services, counting.service(index("services", i), r, mode))
+	}
+	counting.compare(services)
+	if !good {
+		return nil
+	}
+	return services
+}
+
+func (c checker) service(key string, r rawService, mode proxy.Mode) proxy.Service {
+	s := proxy.Service{
+		Name:     string(r.Name),
+		Prefixes: c.prefixes(join(key, "prefixes"), r.Prefixes),
+		Ports:    c.ports(join(key, "ports"), r.Ports),
+		Mode:     c.mode(join(key, "mode"), r.Mode, mode),
+		Options:  c.options(join(key, "options"), r.Options),
+	}
+	switch {
+	case r.Name == "":
+		c.report(join(key, "name"), "missing: every service needs one, for status and metrics")
+	case !namePattern.MatchString(s.Name):
+		c.report(join(key, "name"), "%s can't be a label: use 1 to %d of a-z, 0-9, _ and -", shown(r.Name), maxNameBytes)
+	}
+	return s
+}
+
+// compare finds names used twice and addresses and ports that two services claim.
+func (c checker) compare(services []proxy.Service) {
+	for j := range services {
+		for i := range j {
+			a, b := &services[i], &services[j]
+			if a.Name == b.Name && a.Name != "" {
+				c.report(join(index("services", j), "name"), "%q is also the name of services[%d]: rename one", b.Name, i)
+			}
+			if ports, ok := commonPorts(a.Ports, b.Ports); ok {
+				if p, q, ok := commonAddresses(a.Prefixes, b.Prefixes); ok {
+					c.report(index("services", j), "%q (%v) overlaps %q (%v) on %s: give each address and port to one service",
+						b.Name, q, a.Name, p, ports)
+				}
+			}
+		}
+	}
+}
+
+func commonAddresses(a, b []netip.Prefix) (p, q netip.Prefix, ok bool) {
+	for _, p := range a {
+		for _, q := range b {
+			if p.Overlaps(q) {
+				return p, q, true
+			}
+		}
+	}
+	return p, q, false
+}
+
+// commonPorts describes the first ports that both lists have; an empty list has all.
+func commonPorts(a, b []proxy.PortRange) (string, bool) {
+	all := []proxy.PortRange{{First: 1, Last: 65535}}
+	if len(a) == 0 && len(b) == 0 {
+		return "every port", true
+	}
+	if len(a) == 0 {
+		a = all
+	}
+	if len(b) == 0 {
+		b = all
+	}
+	for _, r := range a {
+		for _, s := range b {
+			common := proxy.PortRange{First: max(r.First, s.First), Last: min(r.Last, s.Last)}
+			if common.First == common.Last {
+				return "port " + common.String(), true
+			}
+			if common.First < common.Last {
+				return "ports " + common.String(), true
+			}
+		}
+	}
+	return "", false
+}
+
+func (c checker) ports(key string, list words) []proxy.PortRange {
+	if len(list) > MaxPortRanges {
+		c.report(key, "%d entries are too many: at most %d; join neighbours to ranges such as 8000-8100", len(list), MaxPortRanges)
+		return nil
+	}
+	var ranges []proxy.PortRange
+	for i, t := range list {
+		r, err := parsePorts(string(t))
+		if err != nil {
+			c.report(index(key, i), "%s %v", shown(t), err)
+			continue
+		}
+		for _, other := range ranges {
+			if r.First <= other.Last && other.First <= r.Last {
+				c.report(index(key, i), "%v is in %v of the same service: remove one", r, other)
+				break
+			}
+		}
+		ranges = append(ranges, r)
+	}
+	return ranges
+}
+
+func parsePorts(s string) (proxy.PortRange, error) {
+	first, last, isRange := strings.Cut(s, "-")
+	if !isRange {
+		last = first
+	}
+	low, err1 := strconv.Atoi(first)
+	high, err2 := strconv.Atoi(last)
+	switch {
+	case err1 != nil || err2 != nil || low < 1 || low > 65535 || high < 1 || high > 65535:
+		return proxy.PortRange{}, fmt.Errorf("is not a port: use 1 to 65535, or a range such as 8000-8100")
+	case high < low:
+		return proxy.PortRange{}, fmt.Errorf("ends before it begins: write %d-%d", high, low)
+	}
+	return proxy.PortRange{First: uint16(low), Last: uint16(high)}, nil
+}
+
+// Bounds of a configured MSS: the least that Linux accepts (TCP_MIN_MSS) and what an IPv4 packet holds.
+const minMSS, maxMSS = 88, 65495
+
+func (c checker) options(key string, r rawOptions) proxy.Options {
+	d := optionDefaults
+	or := func(t, otherwise text) text {
+		if t == "" {
+			return otherwise
+		}
+		return t
+	}
+	return proxy.Options{
+		MSS:        uint16(c.autoNumber(join(key, "mss"), or(r.MSS, d.MSS), minMSS, maxMSS)),
+		WScale:     c.wscale(join(key, "wscale"), or(r.WScale, d.WScale)),
+		SACK:       c.boolean(join(key, "sack"), or(r.SACK, d.SACK)),
+		Timestamps: c.boolean(join(key, "timestamps"), or(r.Timestamps, d.Timestamps)),
+		ECN:        c.boolean(join(key, "ecn"), or(r.ECN, d.ECN)),
+	}
+}
+
+// wscale is at most 14 (RFC 7323 §2.2).
+func (c checker) wscale(key string, t text) uint8 {
+	switch t {
+	case auto:
+		return proxy.DefaultWScale
+	case "none":
+		return proxy.WScaleNone
+	}
+	if n, err := strconv.Atoi(string(t)); err == nil && 0 <= n && n <= 14 {
+		return uint8(n)
+	}
+	c.report(key, "%s is not a window scale: use auto, none or 0 to 14", shown(t))
+	return proxy.DefaultWScale
+}

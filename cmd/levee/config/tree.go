@@ -1,0 +1,83 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole.
+func readTree(path string) (map[string]any, *Problem) {
+	data, err := readFile(path)
+	if err != nil {
+		p := &Problem{Source: path, Text: reason(err) + ": give levee a file that it can read with --config"}
+		if errors.Is(err, fs.ErrNotExist) {
+			p.Text = "no such file: write one (levee.example.yaml has every key) or name another with --config"
+			p.cause = fs.ErrNotExist
+		}
+		return nil, p
+	}
+	tree, err := parseTree(data)
+	if err != nil {
+		return nil, &Problem{Source: path, Text: yamlText(err)}
+	}
+	return tree, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxFileBytes {
+		return nil, fmt.Errorf("longer than %d bytes", maxFileBytes)
+	}
+	return data, nil
+}
+
+// reason is the error without the path, which the message names already.
+func reason(err error) string {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+func parseTree(data []byte) (map[string]any, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var tree map[string]any
+	if err := dec.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	// A second document would be read by nobody: what it says would silently not hold.
+	var rest any
+	if err := dec.Decode(&rest); !errors.Is(err, io.EOF) {
+		if err != nil {
+			return nil, err
+		}
+		return nil, errors.New("a second document after ---: put everything into one")
+	}
+	return tree, nil
+}
+
+// yamlText makes one line of an error of the parser, which has one for each duplicate key.
+func yamlText(err error) string {
+	var te *yaml.TypeError
+	if errors.As(err, &te) {
+		return "not a valid configuration: " + strings.Join(te.Errors, "; ")
+	}
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	return "not valid YAML: " + strings.Join(strings.Fields(text), " ")
+}

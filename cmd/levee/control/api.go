@@ -1,0 +1,154 @@
+package control
+
+import (
+	"net/netip"
+	"time"
+
+	"levee/proxy"
+)
+
+// Status is the daemon at one moment.
+type Status struct {
+	Version string `json:"version"`
+	// UptimeSeconds is whole seconds since the daemon started.
+	UptimeSeconds int64 `json:"uptime_seconds"`
+	// Ready says that everything is in place and traffic is protected.
+	Ready    bool      `json:"ready"`
+	Flows    Flows     `json:"flows"`
+	Services []Service `json:"services"`
+	// Drops and Passed count packets by reason, every reason there is.
+	Drops  map[string]uint64 `json:"drops"`
+	Passed map[string]uint64 `json:"passed"`
+	TUN    TUN               `json:"tun"`
+	// Workers are in the order of the TUN's queues.
+	Workers []Worker `json:"workers"`
+}
+
+// Flows counts the flow table's entries.
+type Flows struct {
+	Open    int `json:"open"`
+	Opening int `json:"opening"`
+	// Closing flows are half-closed, Remembered ones are over and make room when it is needed.
+	Closing    int `json:"closing"`
+	Remembered int `json:"remembered"`
+	Capacity   int `json:"capacity"`
+}
+
+// Service is one service's counters, see proxy.ServiceSnapshot.
+type Service struct {
+	Name          string `json:"name"`
+	Mode          string `json:"mode"`
+	SynReceived   uint64 `json:"syn_received"`
+	CookieValid   uint64 `json:"cookie_valid"`
+	CookieInvalid uint64 `json:"cookie_invalid"`
+	CookieRetrans uint64 `json:"cookie_retrans"`
+	ConnReopened  uint64 `json:"conn_reopened"`
+	Opened        uint64 `json:"opened"`
+	Refused       uint64 `json:"refused"`
+	TimedOut      uint64 `json:"timed_out"`
+	Flows         int    `json:"flows"`
+}
+
+// TUN is the device.
+type TUN struct {
+	Name   string `json:"name"`
+	Queues int    `json:"queues"`
+	// Offload lists what the kernel granted, such as csum,tso4,tso6,ecn.
+	Offload string `json:"offload"`
+	// RxDrops and TxDrops are the kernel's: packets from levee, and packets for levee.
+	RxDrops uint64 `json:"rx_drops"`
+	TxDrops uint64 `json:"tx_drops"`
+}
+
+// Worker is one worker's traffic: frames, of which a superpacket is one, and bytes of IP packet.
+type Worker struct {
+	Received      uint64 `json:"received"`
+	Sent          uint64 `json:"sent"`
+	ReceivedBytes uint64 `json:"received_bytes"`
+	SentBytes     uint64 `json:"sent_bytes"`
+}
+
+// Flow is one flow, see proxy.FlowInfo.
+type Flow struct {
+	Client  netip.AddrPort `json:"client"`
+	Server  netip.AddrPort `json:"server"`
+	Service string         `json:"service"`
+	State   string         `json:"state"`
+	// AgeSeconds and IdleSeconds have three decimals at most.
+	AgeSeconds  float64 `json:"age_seconds"`
+	IdleSeconds float64 `json:"idle_seconds"`
+	Delta       uint32  `json:"delta"`
+	TSDelta     uint32  `json:"ts_delta"`
+	ClientBytes uint64  `json:"client_bytes"`
+	ServerBytes uint64  `json:"server_bytes"`
+}
+
+// NewStatus fills in what a snapshot knows.
+func NewStatus(s proxy.Snapshot) Status {
+	status := Status{
+		Flows: Flows{
+			Open:       s.Flows[proxy.StateOpen],
+			Opening:    s.Flows[proxy.StateOpening],
+			Closing:    s.Flows[proxy.StateClientClosed] + s.Flows[proxy.StateServerClosed],
+			Remembered: s.Flows[proxy.StateTimeWait] + s.Flows[proxy.StateReset],
+			Capacity:   s.Capacity,
+		},
+		Services: []Service{},
+		Drops:    make(map[string]uint64),
+		Passed:   make(map[string]uint64),
+		Workers:  []Worker{},
+	}
+	for _, v := range s.Services {
+		status.Services = append(status.Services, Service{
+			Name: v.Name, Mode: v.Mode.String(),
+			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
+			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
+			Opened: v.Opened, Refused: v.Refused, TimedOut: v.TimedOut,
+			Flows: v.Flows,
+		})
+	}
+	for r, n := range s.Drops {
+		status.Drops[proxy.DropReason(r).String()] = n
+	}
+	for r, n := range s.Passed {
+		status.Passed[proxy.PassReason(r).String()] = n
+	}
+	for _, w := range s.Workers {
+		status.Workers = append(status.Workers, Worker(w))
+	}
+	return status
+}
+
+func newFlow(f proxy.FlowInfo) Flow {
+	return Flow{
+		Client: f.Client, Server: f.Server, Service: f.Service, State: f.State.String(),
+		AgeSeconds: seconds(f.Age), IdleSeconds: seconds(f.Idle),
+		Delta: f.Delta, TSDelta: f.TSDelta,
+		ClientBytes: f.ClientBytes, ServerBytes: f.ServerBytes,
+	}
+}
+
+// seconds rounds to milliseconds: nobody reads more.
+func seconds(d time.Duration) float64 {
+	return float64(d.Milliseconds()) / 1000
+}
+
+// Filter chooses flows. Empty fields choose all.
+type Filter struct {
+	Service, State string
+	// Limit is the most flows to return; 0 means all.
+	Limit int
+}
+
+func (f Filter) match(i proxy.FlowInfo) bool {
+	return (f.Service == "" || f.Service == i.Service) && (f.State == "" || f.State == i.State.String())
+}
+
+// States are the words that Filter.State may be.
+func States() []string {
+	var words []string
+	for s := proxy.StateFree + 1; s < proxy.NumStates; s++ {
+		words = append(words, s.String())
+	}
+	return words
+}

@@ -1,0 +1,128 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// Time limits of the client: a daemon that hangs is an error, not a wait.
+const (
+	dialTimeout = 5 * time.Second
+	readTimeout = 10 * time.Second
+	maxStatus   = 64 << 20 // bytes, of an answer that is read whole
+)
+
+// Client asks the daemon behind one socket.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient prepares; nothing is asked yet.
+func NewClient(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", path)
+		if err != nil {
+			return nil, err
+		}
+		return patient{conn}, nil
+	}
+	return &Client{path: path, http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// patient bounds each wait for the daemon, not the whole answer, which may be long.
+type patient struct{ net.Conn }
+
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Read(b)
+}
+
+// Status asks for the daemon's status.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	body, err := c.get(ctx, "/v1/status")
+	if err != nil {
+		return s, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(&s); err != nil {
+		return s, c.explain(err)
+	}
+	return s, nil
+}
+
+// Flows asks for flows and calls yield for each as it arrives; an error of yield ends it and is returned.
+func (c *Client) Flows(ctx context.Context, f Filter, yield func(Flow) error) error {
+	q := url.Values{"limit": {strconv.Itoa(f.Limit)}, "service": {f.Service}, "state": {f.State}}
+	body, err := c.get(ctx, "/v1/flows?"+q.Encode())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	dec := json.NewDecoder(body)
+	if _, err := dec.Token(); err != nil { // the opening bracket
+		return c.explain(err)
+	}
+	for dec.More() {
+		var flow Flow
+		if err := dec.Decode(&flow); err != nil {
+			return c.explain(err)
+		}
+		if err := yield(flow); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil { // the closing one: without it flows are missing
+		return c.explain(err)
+	}
+	return nil
+}
+
+func (c *Client) get(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://levee"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&f); err != nil || f.Error == "" {
+		return nil, fmt.Errorf("the daemon on %s answers %s: is it another version?", c.path, resp.Status)
+	}
+	return nil, errors.New(f.Error)
+}
+
+// explain makes one line with a remedy of what went wrong on the socket.
+func (c *Client) explain(err error) error {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no daemon on %s: is levee running?", c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("may not talk to the daemon on %s: use the user that runs it, usually root", c.path)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("the daemon on %s does not answer: its log may say why", c.path)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("the daemon on %s stopped in the middle of its answer: is it ending?", c.path)
+	}
+	return fmt.Errorf("the answer of the daemon on %s makes no sense (%w): is it another version?", c.path, err)
+}

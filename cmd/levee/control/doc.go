@@ -1,0 +1,8 @@
+// Package control is how the verbs talk to the running daemon: HTTP and JSON over a unix socket that only
+// its owner can reach, so that `curl --unix-socket` works too.
+//
+//	GET /v1/status                              Status
+//	GET /v1/flows?service=&state=&limit=        an array of Flow, written as the table is walked
+//
+// An answer that isn't 200 is {"error": "one line"}. Fields may be added, never renamed.
+package control

@@ -1,0 +1,199 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"levee/proxy"
+)
+
+// Source is what the daemon tells about itself. Its methods may be called at any time, at once.
+type Source interface {
+	Status() Status
+	// Flows calls yield for every flow until it returns false.
+	Flows(yield func(proxy.FlowInfo) bool)
+	// Services are the names of the services.
+	Services() []string
+}
+
+// Time limits of the server: nobody keeps it busy by being slow.
+const (
+	requestTimeout = 5 * time.Second
+	// chunkTimeout is for the client to take one chunk of a long answer.
+	chunkTimeout = 10 * time.Second
+	chunkFlows   = 256
+)
+
+// Server answers on the control socket.
+type Server struct {
+	path     string
+	listener *net.UnixListener
+	http     *http.Server
+}
+
+// Listen makes the socket at path, for its owner only, in a folder that exists. A socket that is already there is
+// replaced: the caller holds the lock that says no daemon lives.
+func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
+	if err := removeStale(path); err != nil {
+		return nil, err
+	}
+	// The mask makes the socket private from its first moment on.
+	old := syscall.Umask(0o177)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w: check state_dir", path, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { serveStatus(w, source) })
+	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status or GET /v1/flows", r.Method, r.URL.Path))
+	})
+	return &Server{path: path, listener: listener, http: &http.Server{
+		Handler:        mux,
+		ReadTimeout:    requestTimeout,
+		WriteTimeout:   chunkTimeout,
+		IdleTimeout:    requestTimeout,
+		MaxHeaderBytes: 16 << 10,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}}, nil
+}
+
+func removeStale(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && fi.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("control socket %s: something else is there: remove it or set another state_dir", path)
+	}
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil {
+		return fmt.Errorf("control socket %s: %w: check state_dir", path, err)
+	}
+	return nil
+}
+
+// Serve answers until Close, and then returns nil.
+func (s *Server) Serve() error {
+	if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// Close ends Serve, cuts off whoever is still being answered, and removes the socket.
+func (s *Server) Close() error {
+	// The listener unlinks the path; it is closed here too in case Serve was never called.
+	return errors.Join(s.http.Close(), ignoreClosed(s.listener.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func serveStatus(w http.ResponseWriter, source Source) {
+	w.Header().Set("Content-Type", "application/json")
+	// The client has gone if this fails; nobody is left to tell.
+	_ = json.NewEncoder(w).Encode(source.Status())
+}
+
+func serveFlows(w http.ResponseWriter, r *http.Request, source Source) {
+	filter, err := parseFilter(r.URL.Query(), source.Services())
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := writeFlows(w, filter, source); err != nil {
+		panic(http.ErrAbortHandler) // so that the client sees that its array is not whole
+	}
+}
+
+// writeFlows streams: an array of a million flows is never in memory.
+func writeFlows(w http.ResponseWriter, filter Filter, source Source) error {
+	deadline := http.NewResponseController(w)
+	buffer := bufio.NewWriterSize(w, 64<<10)
+	count := 0
+	var failed error
+	source.Flows(func(info proxy.FlowInfo) bool {
+		if !filter.match(info) {
+			return true
+		}
+		if count%chunkFlows == 0 {
+			if failed = deadline.SetWriteDeadline(time.Now().Add(chunkTimeout)); failed != nil {
+				return false
+			}
+		}
+		text, err := json.Marshal(newFlow(info))
+		if err != nil {
+			failed = err
+			return false
+		}
+		separator := ",\n"
+		if count == 0 {
+			separator = "[\n"
+		}
+		_, _ = buffer.WriteString(separator) // bufio keeps its first error
+		_, failed = buffer.Write(text)
+		count++
+		return failed == nil && count != filter.Limit // which is never 0 here
+	})
+	if failed != nil {
+		return failed
+	}
+	end := "\n]\n"
+	if count == 0 {
+		end = "[]\n"
+	}
+	_, _ = buffer.WriteString(end)
+	return buffer.Flush()
+}
+
+func parseFilter(q url.Values, services []string) (Filter, error) {
+	f := Filter{Service: q.Get("service"), State: q.Get("state")}
+	if f.Service != "" && !slices.Contains(services, f.Service) {
+		return f, fmt.Errorf("there is no service %q: use one of %s", f.Service, strings.Join(services, ", "))
+	}
+	if f.State != "" && !slices.Contains(States(), f.State) {
+		return f, fmt.Errorf("%q is not a state: use one of %s", f.State, strings.Join(States(), ", "))
+	}
+	if text := q.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 {
+			return f, fmt.Errorf("limit %q is not a number: use 1 or more, or 0 for all", text)
+		}
+		f.Limit = n
+	}
+	return f, nil
+}
+
+// failure is the body of every answer that isn't 200.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func refuse(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(failure{err.Error()})
+}

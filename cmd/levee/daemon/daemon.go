@@ -1,0 +1,199 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"levee/cmd/levee/config"
+	"levee/cmd/levee/control"
+	"levee/cmd/levee/metrics"
+	"levee/proxy"
+	"levee/proxy/cookie"
+	"levee/tunnel"
+)
+
+// daemon is one run. The fields up to undo belong to Run and are set before anything that reads them is started.
+type daemon struct {
+	cfg     config.Config
+	version string
+	log     *slog.Logger
+	start   time.Time
+
+	layout *Layout
+	secret cookie.Secret
+	device *tunnel.Device
+	proxy  *proxy.Proxy
+	undo   undo
+
+	ready atomic.Bool
+	// failed takes the first error of whatever runs; later ones are only logged.
+	failed chan error
+}
+
+// Run protects the services of cfg until ctx is done, and then returns nil, or until something fails. Either way
+// everything that it made is undone before it returns; what could not be is logged and makes an error.
+func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
+	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1)}
+	err := d.run(ctx)
+	d.ready.Store(false)
+	if !d.undo.run(log) {
+		return err
+	}
+	const left = "not everything could be undone, see the log: run levee cleanup"
+	if err == nil {
+		return errors.New(left)
+	}
+	return fmt.Errorf("%w (and %s)", err, left)
+}
+
+func (d *daemon) run(ctx context.Context) error {
+	for _, step := range []func() error{
+		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openProxy, d.listenControl, d.listenMetrics, d.route,
+	} {
+		if ctx.Err() != nil {
+			return nil // asked to stop before it was up
+		}
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	d.ready.Store(true)
+	d.log.Info("ready", "version", d.version, "tun", d.device.Name(), "queues", len(d.device.Queues()),
+		"mtu", d.layout.TUN.MTU, "offload", d.device.Offload().String(), "services", len(d.cfg.Services), "took", time.Since(d.start))
+	select {
+	case <-ctx.Done():
+		d.log.Info("stopping")
+		return nil
+	case err := <-d.failed:
+		return err
+	}
+}
+
+// fail ends the run with err. It may be called from anywhere.
+func (d *daemon) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+		d.log.Error("failed too", "error", err)
+	}
+}
+
+// claim makes sure that no other levee is at work with the same files or rules.
+func (d *daemon) claim() error {
+	explain := func(err error, remedy string) error {
+		var held *heldError
+		if errors.As(err, &held) {
+			return fmt.Errorf("%w: %s", err, remedy)
+		}
+		return err
+	}
+	folder, err := claimFolder(d.cfg.StateDir, true)
+	if err != nil {
+		return explain(err, "stop it first, or set another state_dir")
+	}
+	d.undo.add("lock of "+d.cfg.StateDir, folder.Close)
+	if !d.cfg.Routing.Manage {
+		return nil
+	}
+	namespace, err := claimNamespace()
+	if err != nil {
+		return explain(err, "stop it first, or set routing.manage to false in one of them")
+	}
+	d.undo.add("claim of the network namespace", namespace.Close)
+	return nil
+}
+
+func (d *daemon) openLayout() (err error) {
+	d.layout, err = NewLayout(d.cfg)
+	return err
+}
+
+func (d *daemon) loadSecret() (err error) {
+	d.secret, err = cookie.LoadSecret(d.cfg.SecretFile)
+	return err
+}
+
+func (d *daemon) openTUN() (err error) {
+	if d.device, err = tunnel.Open(d.layout.TUN); err != nil {
+		return err
+	}
+	d.undo.add("TUN "+d.device.Name(), d.device.Close)
+	return nil
+}
+
+func (d *daemon) openProxy() (err error) {
+	if d.proxy, err = newProxy(d.cfg, d.layout.MTU, d.secret, d.start); err != nil {
+		return err
+	}
+	d.undo.add("workers", d.startWorkers())
+	return nil
+}
+
+func (d *daemon) listenControl() error {
+	s, err := control.Listen(d.cfg.SocketPath(), d, d.log)
+	if err != nil {
+		return err
+	}
+	d.serve("control socket", s)
+	return nil
+}
+
+func (d *daemon) listenMetrics() error {
+	if !d.cfg.Metrics.IsValid() {
+		return nil
+	}
+	s, err := metrics.Listen(d.cfg.Metrics, d.version, d, d.log)
+	if err != nil {
+		return err
+	}
+	d.serve("metrics", s)
+	return nil
+}
+
+// serve runs a server until it is undone.
+func (d *daemon) serve(what string, s interface {
+	Serve() error
+	Close() error
+}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(); err != nil {
+			d.fail(err)
+		}
+	}()
+	d.undo.add(what, func() error {
+		err := s.Close()
+		<-done
+		return err
+	})
+}
+
+// route lets the traffic in.
+func (d *daemon) route() error {
+	plan := d.layout.Routes
+	if plan == nil {
+		return linkUp(d.device.Name())
+	}
+	report := func() {
+		for _, line := range plan.Report() {
+			d.log.Warn("left as it is", "what", line)
+		}
+	}
+	err := plan.Apply()
+	report()
+	if err != nil {
+		return err
+	}
+	d.undo.add("rules and routes", func() error {
+		err := plan.Remove()
+		report()
+		d.drain()
+		return err
+	})
+	return nil
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"levee/cmd/levee/config"
+	"levee/proxy"
+	"levee/proxy/cookie"
+	"levee/routes"
+	"levee/tunnel"
+)
+
+// unknownMTU is assumed where the interfaces aren't known: Ethernet's.
+const unknownMTU = 1500
+
+// Layout is a configuration applied to this machine: what is auto has become a number or a name.
+type Layout struct {
+	TUN tunnel.Config
+	// MTU in bytes of the smallest link that proxied packets cross: the bound of the MSS.
+	MTU int
+	// Routes is nil if the operator does the routing.
+	Routes *routes.Plan
+}
+
+// NewLayout looks at the machine and changes nothing. Its errors are one line each.
+func NewLayout(cfg config.Config) (*Layout, error) {
+	l := &Layout{TUN: tunnel.Config{Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen}}
+	if l.TUN.Queues == 0 {
+		l.TUN.Queues = min(runtime.GOMAXPROCS(0), config.MaxQueues)
+	}
+	interfaces := append(append([]string(nil), cfg.Routing.ClientInterfaces...), cfg.Routing.ServerInterfaces...)
+	if cfg.Routing.Manage {
+		rc := routesConfig(cfg)
+		live, err := routes.Read(rc)
+		if err != nil {
+			return nil, err
+		}
+		if l.Routes, err = routes.NewPlan(rc, live); err != nil {
+			return nil, err
+		}
+		interfaces = append(l.Routes.ClientInterfaces(), l.Routes.ServerInterfaces()...)
+	}
+	mtus, err := mtusOf(interfaces)
+	if err != nil {
+		return nil, err
+	}
+	l.TUN.MTU, l.MTU = chooseMTU(cfg.TUN.MTU, mtus)
+	return l, nil
+}
+
+// mtusOf returns the MTU of each interface in bytes, none of them below what the proxy works with.
+func mtusOf(interfaces []string) ([]int, error) {
+	var mtus []int
+	for _, name := range interfaces {
+		link, err := net.InterfaceByName(name)
+		if err != nil {
+			return nil, fmt.Errorf("read the MTU of interface %s: %w: name one that exists", name, err)
+		}
+		if link.MTU < proxy.MinMTU {
+			return nil, fmt.Errorf("interface %s has an MTU of %d: levee needs %d or more, IPv6's least", name, link.MTU, proxy.MinMTU)
+		}
+		mtus = append(mtus, min(link.MTU, proxy.MaxMTU))
+	}
+	return mtus, nil
+}
+
+// chooseMTU returns the MTU of the TUN and the smallest of the path. Unless the operator has set it, the TUN's is the
+// largest of the interfaces', so that it is never the TUN that a packet doesn't fit; what does
+// not fit the interface it leaves by is the kernel's to answer, as without levee.
+func chooseMTU(configured int, interfaces []int) (tun, smallest int) {
+	tun, smallest = configured, proxy.MaxMTU
+	largest := 0
+	for _, m := range interfaces {
+		largest, smallest = max(largest, m), min(smallest, m)
+	}
+	if largest == 0 {
+		largest, smallest = unknownMTU, unknownMTU
+	}
+	if tun == 0 {
+		tun = largest
+	}
+	return tun, min(smallest, tun)
+}
+
+func routesConfig(cfg config.Config) routes.Config {
+	return routes.Config{
+		TUN:              cfg.TUN.Name,
+		Table:            cfg.Routing.Table,
+		Priority:         cfg.Routing.Priority,
+		ClientInterfaces: cfg.Routing.ClientInterfaces,
+		ServerInterfaces: cfg.Routing.ServerInterfaces,
+		Prefixes:         cfg.Prefixes(),
+		StateFile:        sysctlFile(cfg.StateDir),
+	}
+}
+
+// sysctlFile is where routes keeps what it has to restore.
+func sysctlFile(stateDir string) string { return filepath.Join(stateDir, "sysctls.json") }
+
+// newProxy makes the proxy for a configuration on links of at least mtu bytes.
+func newProxy(cfg config.Config, mtu int, secret cookie.Secret, now time.Time) (*proxy.Proxy, error) {
+	return proxy.New(proxy.Config{
+		Services:          cfg.Services,
+		Capacity:          cfg.Flows.Capacity,
+		IdleTimeout:       cfg.Flows.IdleTimeout,
+		TransitoryTimeout: cfg.Flows.TransitoryTimeout,
+		MTU:               mtu,
+		Secret:            secret,
+	}, now)
+}
+
+// String returns the commands that do the same by hand, one on a line, with comments.
+func (l *Layout) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# The TUN, which levee opens with a queue for each of its workers: %d.\n", l.TUN.Queues)
+	fmt.Fprintf(&b, "ip tuntap add dev %s mode tun multi_queue vnet_hdr\n", l.TUN.Name)
+	fmt.Fprintf(&b, "ip link set dev %s mtu %d txqueuelen %d\n", l.TUN.Name, l.TUN.MTU, l.TUN.TxQueueLen)
+	if l.Routes == nil {
+		fmt.Fprintf(&b, "ip link set dev %s up\n", l.TUN.Name)
+		b.WriteString("# routing.manage is false: rules, routes and sysctls are yours.\n")
+		return b.String()
+	}
+	b.WriteString(l.Routes.String())
+	return b.String()
+}

@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"time"
+
+	"levee/cmd/levee/control"
+	"levee/proxy"
+	"levee/tunnel"
+)
+
+// The daemon is what the control socket and the metrics ask.
+
+// Status implements control.Source.
+func (d *daemon) Status() control.Status {
+	s := control.NewStatus(d.proxy.Snapshot())
+	s.Version = d.version
+	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
+	s.Ready = d.Ready()
+	s.TUN = control.TUN{Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String()}
+	if stats, err := d.device.Stats(); err == nil {
+		s.TUN.RxDrops, s.TUN.TxDrops = stats.RxDropped, stats.TxDropped
+	}
+	return s
+}
+
+// Flows implements control.Source.
+func (d *daemon) Flows(yield func(proxy.FlowInfo) bool) { d.proxy.Flows(time.Now(), yield) }
+
+// Services implements control.Source.
+func (d *daemon) Services() []string {
+	var names []string
+	for _, s := range d.cfg.Services {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+// Ready implements metrics.Source.
+func (d *daemon) Ready() bool { return d.ready.Load() }
+
+// Snapshot implements metrics.Source.
+func (d *daemon) Snapshot() proxy.Snapshot { return d.proxy.Snapshot() }
+
+// TUNStats implements metrics.Source.
+func (d *daemon) TUNStats() (tunnel.Stats, error) { return d.device.Stats() }
+
+// QueueStats implements metrics.Source.
+func (d *daemon) QueueStats() []tunnel.QueueStats {
+	var all []tunnel.QueueStats
+	for _, q := range d.device.Queues() {
+		all = append(all, q.Stats())
+	}
+	return all
+}

@@ -1,0 +1,83 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"levee/proxy"
+)
+
+// startWorkers runs one worker for each queue, each on a thread of its own. The first
+// failure is sent to failed. The returned function stops them and waits.
+func (d *daemon) startWorkers() (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var group errgroup.Group
+	// All before the first runs, as NewWorker asks.
+	var workers []*proxy.Worker
+	for _, queue := range d.device.Queues() {
+		workers = append(workers, d.proxy.NewWorker(queue))
+	}
+	for i, worker := range workers {
+		group.Go(func() error {
+			// Never unlocked: nothing else is to run on the thread of a busy worker.
+			runtime.LockOSThread()
+			err := worker.Run(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil {
+				err = fmt.Errorf("worker %d: %w", i, err)
+				d.fail(err)
+			}
+			return err
+		})
+	}
+	return func() error {
+		cancel()
+		done := make(chan struct{})
+		go func() {
+			_ = group.Wait() // the errors went to fail
+			close(done)
+		}()
+		select {
+		case <-done:
+			return nil
+		case <-time.After(stopTimeout):
+			return fmt.Errorf("the workers did not end within %v", stopTimeout)
+		}
+	}
+}
+
+// stopTimeout bounds the wait for workers that were told to end; closing the TUN comes next and wakes them too.
+const stopTimeout = 2 * time.Second
+
+// drain waits until the workers have carried what was in the TUN when the rules went: nothing new arrives.
+func (d *daemon) drain() {
+	const (
+		pause = 10 * time.Millisecond
+		most  = 50 // pauses
+		quiet = 2  // pauses without a packet
+	)
+	received := func() (n uint64) {
+		for _, w := range d.proxy.Snapshot().Workers {
+			n += w.Received
+		}
+		return n
+	}
+	last, still := received(), 0
+	for range most {
+		time.Sleep(pause)
+		now := received()
+		if still++; now != last {
+			still = 0
+		}
+		if last = now; still >= quiet {
+			return
+		}
+	}
+}

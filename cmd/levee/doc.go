@@ -1,0 +1,11 @@
+// Command levee protects servers from SYN floods: it runs the SYN proxy and everything that an operator
+// needs to look at it, one verb to a file.
+//
+//	run      the daemon            check    is the configuration good?
+//	status   how it is doing       plan     what would run do to this machine?
+//	flows    the connections       cleanup  undo what a killed daemon left
+//	version
+//
+// Reading verbs take -o json. The exit code is 0 for success, 1 for failure and 2 for misuse; an error is one line
+// on stderr that begins with "levee: ".
+package main

@@ -1,0 +1,104 @@
+package metrics
+
+import (
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"levee/proxy"
+	"levee/tunnel"
+)
+
+// Source is where the counters are. Its methods may be called at any time, at once.
+type Source interface {
+	Snapshot() proxy.Snapshot
+	// TUNStats are the interface's counters as the kernel sees them; the error says that they can't be had now.
+	TUNStats() (tunnel.Stats, error)
+	// QueueStats are those of each queue.
+	QueueStats() []tunnel.QueueStats
+	// Ready says that traffic is protected.
+	Ready() bool
+}
+
+// collector reads the source when it is scraped.
+type collector struct {
+	version string
+	source  Source
+}
+
+// Describe sends nothing: which series there are depends on the configuration.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends every series.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
+	}
+	s := c.source.Snapshot()
+
+	gauge(buildInfo, 1, c.version, runtime.Version())
+	for _, v := range s.Services {
+		counter(synReceived, v.SynReceived, v.Name)
+		counter(cookieValid, v.CookieValid, v.Name)
+		counter(cookieInvalid, v.CookieInvalid, v.Name)
+		counter(cookieRetrans, v.CookieRetrans, v.Name)
+		counter(connReopened, v.ConnReopened, v.Name)
+		counter(opened, v.Opened, v.Name)
+		counter(refused, v.Refused, v.Name)
+		counter(timedOut, v.TimedOut, v.Name)
+		gauge(serviceFlows, v.Flows, v.Name)
+	}
+	for r, n := range s.Drops {
+		counter(drops, n, proxy.DropReason(r).String())
+	}
+	for r, n := range s.Passed {
+		counter(passed, n, proxy.PassReason(r).String())
+	}
+	for state := proxy.StateFree + 1; state < proxy.NumStates; state++ {
+		gauge(flows, s.Flows[state], state.String())
+	}
+	gauge(flowsCapacity, s.Capacity)
+	ch <- histogram(handshake, s.Handshake)
+	for i, w := range s.Workers {
+		worker := strconv.Itoa(i)
+		counter(workerReceived, w.Received, worker)
+		counter(workerSent, w.Sent, worker)
+		counter(workerReceivedBytes, w.ReceivedBytes, worker)
+		counter(workerSentBytes, w.SentBytes, worker)
+	}
+	c.collectTUN(counter)
+}
+
+func (c *collector) collectTUN(counter func(*prometheus.Desc, uint64, ...string)) {
+	// Without an answer the series are absent for this scrape; a 0 would look like a restart.
+	if s, err := c.source.TUNStats(); err == nil {
+		counter(tunRxDrops, s.RxDropped)
+		counter(tunTxDrops, s.TxDropped)
+	}
+	var sum [tunnel.NumRefusals]uint64
+	for _, q := range c.source.QueueStats() {
+		for r, n := range q.Refused {
+			sum[r] += n
+		}
+	}
+	for r, n := range sum {
+		counter(tunRefused, n, tunnel.Refusal(r).String())
+	}
+}
+
+// histogram cumulates the buckets, as Prometheus wants them; the last, without a bound, is the count.
+func histogram(d *prometheus.Desc, h proxy.Histogram) prometheus.Metric {
+	buckets := make(map[float64]uint64)
+	var count uint64
+	for i, n := range h.Buckets {
+		count += n
+		if i < len(proxy.HandshakeBuckets) {
+			buckets[proxy.HandshakeBuckets[i]] = count
+		}
+	}
+	return prometheus.MustNewConstHistogram(d, count, h.Sum.Seconds(), buckets)
+}

@@ -1,0 +1,282 @@
+package metrics
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+
+	"levee/proxy"
+	"levee/tunnel"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type fake struct {
+	ready bool
+	gone  bool
+}
+
+func (f *fake) Ready() bool { return f.ready }
+
+func (f *fake) Snapshot() proxy.Snapshot {
+	s := proxy.Snapshot{Capacity: 1000}
+	for i, name := range []string{"web", "ssh"} {
+		n := uint64(10 * i)
+		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
+			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, TimedOut: n + 8, Flows: int(n) + 9})
+	}
+	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
+	s.Flows[proxy.StateOpen] = 12
+	s.Drops[proxy.DropCookieInvalid] = 5
+	s.Passed[proxy.PassModeOff] = 6
+	s.Handshake.Buckets[0] = 3
+	s.Handshake.Buckets[2] = 4
+	s.Handshake.Buckets[len(s.Handshake.Buckets)-1] = 1
+	s.Handshake.Sum = 20*time.Second + 500*time.Millisecond
+	s.Workers = []proxy.WorkerSnapshot{{Received: 1, Sent: 2, ReceivedBytes: 3, SentBytes: 4}, {Received: 5}}
+	return s
+}
+
+func (f *fake) TUNStats() (tunnel.Stats, error) {
+	if f.gone {
+		return tunnel.Stats{}, errors.New("no answer")
+	}
+	return tunnel.Stats{TxDropped: 7, RxDropped: 8}, nil
+}
+
+func (f *fake) QueueStats() []tunnel.QueueStats {
+	return []tunnel.QueueStats{
+		{Refused: [tunnel.NumRefusals]uint64{tunnel.RefusedInvalid: 1}},
+		{Refused: [tunnel.NumRefusals]uint64{tunnel.RefusedInvalid: 2, tunnel.RefusedDown: 3}},
+	}
+}
+
+func TestLint(t *testing.T) {
+	problems, err := testutil.CollectAndLint(&collector{version: "v1", source: &fake{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+func TestValues(t *testing.T) {
+	const want = `
+# HELP levee_syn_received_total SYNs that were answered with a cookie.
+# TYPE levee_syn_received_total counter
+levee_syn_received_total{service="ssh"} 11
+levee_syn_received_total{service="web"} 1
+# HELP levee_cookie_valid_total ACKs that carried a valid cookie.
+# TYPE levee_cookie_valid_total counter
+levee_cookie_valid_total{service="ssh"} 12
+levee_cookie_valid_total{service="web"} 2
+# HELP levee_cookie_invalid_total ACKs that carried a wrong or expired cookie.
+# TYPE levee_cookie_invalid_total counter
+levee_cookie_invalid_total{service="ssh"} 13
+levee_cookie_invalid_total{service="web"} 3
+# HELP levee_cookie_retrans_total SYNs to the server that were sent again.
+# TYPE levee_cookie_retrans_total counter
+levee_cookie_retrans_total{service="ssh"} 14
+levee_cookie_retrans_total{service="web"} 4
+# HELP levee_conn_reopened_total Valid ACKs on addresses and ports that still had a flow.
+# TYPE levee_conn_reopened_total counter
+levee_conn_reopened_total{service="ssh"} 15
+levee_conn_reopened_total{service="web"} 5
+# HELP levee_opened_total Flows whose server answered.
+# TYPE levee_opened_total counter
+levee_opened_total{service="ssh"} 16
+levee_opened_total{service="web"} 6
+# HELP levee_refused_total Flows that the server reset instead of answering.
+# TYPE levee_refused_total counter
+levee_refused_total{service="ssh"} 17
+levee_refused_total{service="web"} 7
+# HELP levee_timed_out_total Flows whose server did not answer.
+# TYPE levee_timed_out_total counter
+levee_timed_out_total{service="ssh"} 18
+levee_timed_out_total{service="web"} 8
+# HELP levee_service_flows Flows in the table, those only remembered not counted.
+# TYPE levee_service_flows gauge
+levee_service_flows{service="ssh"} 19
+levee_service_flows{service="web"} 9
+# HELP levee_flows Flows in the table.
+# TYPE levee_flows gauge
+levee_flows{state="client_closed"} 0
+levee_flows{state="open"} 12
+levee_flows{state="opening"} 0
+levee_flows{state="reset"} 0
+levee_flows{state="server_closed"} 0
+levee_flows{state="time_wait"} 0
+# HELP levee_flows_capacity The most flows that the table holds.
+# TYPE levee_flows_capacity gauge
+levee_flows_capacity 1000
+# HELP levee_handshake_duration_seconds Time from the first SYN to the server until its SYN-ACK.
+# TYPE levee_handshake_duration_seconds histogram
+levee_handshake_duration_seconds_bucket{le="0.0005"} 3
+levee_handshake_duration_seconds_bucket{le="0.001"} 3
+levee_handshake_duration_seconds_bucket{le="0.0025"} 7
+levee_handshake_duration_seconds_bucket{le="0.005"} 7
+levee_handshake_duration_seconds_bucket{le="0.01"} 7
+levee_handshake_duration_seconds_bucket{le="0.025"} 7
+levee_handshake_duration_seconds_bucket{le="0.05"} 7
+levee_handshake_duration_seconds_bucket{le="0.1"} 7
+levee_handshake_duration_seconds_bucket{le="0.25"} 7
+levee_handshake_duration_seconds_bucket{le="0.5"} 7
+levee_handshake_duration_seconds_bucket{le="1"} 7
+levee_handshake_duration_seconds_bucket{le="2.5"} 7
+levee_handshake_duration_seconds_bucket{le="5"} 7
+levee_handshake_duration_seconds_bucket{le="10"} 7
+levee_handshake_duration_seconds_bucket{le="+Inf"} 8
+levee_handshake_duration_seconds_sum 20.5
+levee_handshake_duration_seconds_count 8
+# HELP levee_tun_rx_drops_total Packets from levee that the kernel dropped as they left the TUN.
+# TYPE levee_tun_rx_drops_total counter
+levee_tun_rx_drops_total 8
+# HELP levee_tun_tx_drops_total Packets for levee that found their queue of the TUN full.
+# TYPE levee_tun_tx_drops_total counter
+levee_tun_tx_drops_total 7
+# HELP levee_worker_received_frames_total Frames that the worker read; a superpacket is one.
+# TYPE levee_worker_received_frames_total counter
+levee_worker_received_frames_total{worker="0"} 1
+levee_worker_received_frames_total{worker="1"} 5
+# HELP levee_worker_sent_bytes_total Bytes of IP packets that the worker wrote.
+# TYPE levee_worker_sent_bytes_total counter
+levee_worker_sent_bytes_total{worker="0"} 4
+levee_worker_sent_bytes_total{worker="1"} 0
+`
+	var names []string
+	for line := range strings.Lines(want) {
+		if rest, ok := strings.CutPrefix(line, "# TYPE "); ok {
+			names = append(names, strings.Fields(rest)[0])
+		}
+	}
+	if err := testutil.CollectAndCompare(&collector{version: "v1", source: &fake{}}, strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every reason is a series from the start, so that a rate can be taken of its first packet.
+func TestEveryReasonIsThere(t *testing.T) {
+	c := &collector{version: "v1", source: &fake{}}
+	for name, want := range map[string]int{
+		"levee_drops_total":              int(proxy.NumDropReasons),
+		"levee_passed_total":             int(proxy.NumPassReasons),
+		"levee_tun_refused_frames_total": int(tunnel.NumRefusals),
+		"levee_build_info":               1,
+	} {
+		if got := testutil.CollectAndCount(c, name); got != want {
+			t.Errorf("%s has %d series, want %d", name, got, want)
+		}
+	}
+}
+
+// Without the kernel's answer the rest is still served.
+func TestTUNCountersMayFail(t *testing.T) {
+	c := &collector{version: "v1", source: &fake{gone: true}}
+	if n := testutil.CollectAndCount(c, "levee_tun_tx_drops_total"); n != 0 {
+		t.Errorf("%d series without counters", n)
+	}
+	if n := testutil.CollectAndCount(c, "levee_flows_capacity"); n != 1 {
+		t.Error("the other series are gone too")
+	}
+}
+
+func TestServer(t *testing.T) {
+	source := &fake{}
+	s, err := Listen(netip.MustParseAddrPort("127.0.0.1:0"), "v1.2.3", source, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Serve() }()
+
+	code, body := get(t, s, "/metrics")
+	for _, want := range []string{`levee_build_info{goversion="go`, `version="v1.2.3"`, "go_goroutines", "process_open_fds", "levee_drops_total"} {
+		if code != 200 || !strings.Contains(body, want) {
+			t.Errorf("/metrics (%d) lacks %s", code, want)
+		}
+	}
+	for _, tt := range []struct {
+		path  string
+		ready bool
+		code  int
+		body  string
+	}{
+		{"/healthz", false, 200, "ok\n"},
+		{"/readyz", false, 503, "not ready\n"},
+		{"/readyz", true, 200, "ready\n"},
+		{"/other", true, 404, "404 page not found\n"},
+	} {
+		source.ready = tt.ready
+		if code, body := get(t, s, tt.path); code != tt.code || body != tt.body {
+			t.Errorf("%s: %d %q, want %d %q", tt.path, code, body, tt.code, tt.body)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func get(t *testing.T, s *Server, path string) (int, string) {
+	t.Helper()
+	c := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := c.Get("http://" + s.Address().String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+func TestListenRefusals(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, tt := range []struct{ name, address, want string }{
+		{"in use", l.Addr().String(), "metrics.listen " + l.Addr().String() + " is in use: stop what listens there or choose another port"},
+		{"not ours", "192.0.2.1:9742", "metrics.listen 192.0.2.1:9742 is no address of this machine: choose one that is, such as 127.0.0.1"},
+	} {
+		_, err := Listen(netip.MustParseAddrPort(tt.address), "v1", &fake{}, slog.New(slog.DiscardHandler))
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
+		}
+	}
+}
+
+// Closing without Serve, as when the start fails later, gives the port back.
+func TestCloseWithoutServe(t *testing.T) {
+	s, err := Listen(netip.MustParseAddrPort("127.0.0.1:0"), "v1", &fake{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := s.Address().String()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatalf("the port is still taken: %v", err)
+	}
+	_ = l.Close()
+}
+
+var _ prometheus.Collector = (*collector)(nil)

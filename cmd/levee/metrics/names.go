@@ -1,0 +1,39 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// desc puts a name beside its help; labels are those whose values differ from series to series.
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("levee_"+name, help, labels, nil)
+}
+
+// The words after levee_ are those of /proc/net/stat/synproxy where it has them.
+var (
+	buildInfo = desc("build_info", "A 1, labelled with the version of levee and of Go.", "version", "goversion")
+
+	synReceived   = desc("syn_received_total", "SYNs that were answered with a cookie.", "service")
+	cookieValid   = desc("cookie_valid_total", "ACKs that carried a valid cookie.", "service")
+	cookieInvalid = desc("cookie_invalid_total", "ACKs that carried a wrong or expired cookie.", "service")
+	cookieRetrans = desc("cookie_retrans_total", "SYNs to the server that were sent again.", "service")
+	connReopened  = desc("conn_reopened_total", "Valid ACKs on addresses and ports that still had a flow.", "service")
+	opened        = desc("opened_total", "Flows whose server answered.", "service")
+	refused       = desc("refused_total", "Flows that the server reset instead of answering.", "service")
+	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
+	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
+
+	drops  = desc("drops_total", "Packets that went no further.", "reason")
+	passed = desc("passed_total", "Packets that were forwarded as they came.", "reason")
+
+	flows         = desc("flows", "Flows in the table.", "state")
+	flowsCapacity = desc("flows_capacity", "The most flows that the table holds.")
+	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
+
+	tunRxDrops = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
+	tunTxDrops = desc("tun_tx_drops_total", "Packets for levee that found their queue of the TUN full.")
+	tunRefused = desc("tun_refused_frames_total", "Frames from levee that the kernel did not take.", "reason")
+
+	workerReceived      = desc("worker_received_frames_total", "Frames that the worker read; a superpacket is one.", "worker")
+	workerSent          = desc("worker_sent_frames_total", "Frames that the worker wrote; a superpacket is one.", "worker")
+	workerReceivedBytes = desc("worker_received_bytes_total", "Bytes of IP packets that the worker read.", "worker")
+	workerSentBytes     = desc("worker_sent_bytes_total", "Bytes of IP packets that the worker wrote.", "worker")
+)

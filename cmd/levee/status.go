@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"levee/cmd/levee/control"
+)
+
+func newStatus(file *string) *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "Show how the daemon is doing"}
+	output := addOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		client, err := daemonOf(*file)
+		if err != nil {
+			return err
+		}
+		status, err := client.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *output == formatJSON {
+			return writeJSON(cmd.OutOrStdout(), status)
+		}
+		return writeStatus(cmd.OutOrStdout(), status)
+	}
+	return cmd
+}
+
+// columns is how wide a screen is at least.
+const columns = 80
+
+func writeStatus(w io.Writer, s control.Status) error {
+	var b bytes.Buffer
+	ready := "ready"
+	if !s.Ready {
+		ready = "not ready"
+	}
+	fmt.Fprintf(&b, "levee %s, %s, up %v\n", s.Version, ready, time.Duration(s.UptimeSeconds)*time.Second)
+	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
+	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most\n\n",
+		s.Flows.Open, s.Flows.Opening, s.Flows.Closing, s.Flows.Remembered, s.Flows.Capacity)
+
+	const row = "%-20s %-8s %12s %12s %12s %11s\n"
+	fmt.Fprintf(&b, row, "SERVICE", "MODE", "SYN", "COOKIE GOOD", "COOKIE BAD", "FLOWS")
+	for _, v := range s.Services {
+		fmt.Fprintf(&b, row, clip(v.Name, 20), v.Mode, number(v.SynReceived), number(v.CookieValid), number(v.CookieInvalid), number(uint64(v.Flows)))
+	}
+	b.WriteByte('\n')
+	writeCounts(&b, "drops ", s.Drops)
+	writeCounts(&b, "passed", s.Passed)
+	if s.TUN.RxDrops > 0 || s.TUN.TxDrops > 0 {
+		fmt.Fprintf(&b, "tun drops %d for levee, %d from levee\n", s.TUN.TxDrops, s.TUN.RxDrops)
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// writeCounts lists what is not 0, the most first, in lines of at most columns.
+func writeCounts(b *bytes.Buffer, title string, counts map[string]uint64) {
+	words := slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		if counts[a] != counts[b] {
+			if counts[a] > counts[b] {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a, b)
+	})
+	line := title + " "
+	empty := true
+	for _, word := range words {
+		if counts[word] == 0 {
+			continue
+		}
+		item := fmt.Sprintf("%s %d", word, counts[word])
+		switch {
+		case empty:
+			line += item
+		case len(line)+len(", ")+len(item) >= columns:
+			b.WriteString(line + ",\n")
+			line = strings.Repeat(" ", len(title)+1) + item
+		default:
+			line += ", " + item
+		}
+		empty = false
+	}
+	if empty {
+		line += "none"
+	}
+	b.WriteString(line + "\n")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// number writes n in full if it fits its column, else in millions or in millions of millions.
+func number(n uint64) string {
+	const million = 1_000_000
+	switch {
+	case n < 1e12:
+		return strconv.FormatUint(n, 10)
+	case n < 1e11*million:
+		return strconv.FormatUint(n/million, 10) + "M"
+	}
+	return strconv.FormatUint(n/million/million, 10) + "T"
+}
+
+// clip cuts an ASCII word to its column.
+func clip(s string, width int) string {
+	if len(s) <= width {
+		return s
+	}
+	return s[:width-1] + "~"
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"levee/cmd/levee/control"
+)
+
+func TestStatusText(t *testing.T) {
+	const most = 1<<64 - 1
+	for _, tt := range []struct {
+		name   string
+		status control.Status
+		want   string
+	}{
+		{"quiet", control.Status{
+			Version: "v1.2.3", UptimeSeconds: 7384, Ready: true,
+			Flows:    control.Flows{Open: 12, Opening: 3, Closing: 2, Remembered: 40, Capacity: 1048576},
+			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Flows: 17}, {Name: "ssh", Mode: "off"}},
+			Drops:    map[string]uint64{"cookie_invalid": 4, "land": 0},
+			Passed:   map[string]uint64{"mode_off": 0},
+			TUN:      control.TUN{Name: "tun0", Queues: 2, Offload: "csum,tso4,tso6,ecn"},
+		}, `
+levee v1.2.3, ready, up 2h3m4s
+tun    tun0, 2 queues, offload csum,tso4,tso6,ecn
+flows  12 open, 3 opening, 2 closing, 40 remembered
+       of 1048576 at most
+
+SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
+web                  always           1200         1190            4          17
+ssh                  off                 0            0            0           0
+
+drops  cookie_invalid 4
+passed none
+`},
+		{"everything large", control.Status{
+			Version: "v10.20.30-rc1", UptimeSeconds: 31536000,
+			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864},
+			Services: []control.Service{{Name: strings.Repeat("a-long-name-", 5), Mode: "always",
+				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864}},
+			Drops: map[string]uint64{"truncated": most, "bad_ip": most, "bad_tcp": most, "bad_options": 12345678901, "bad_flags": 123456789,
+				"bad_checksum": 1, "land": 2, "fragment": 3, "cookie_invalid": most, "no_flow": 10, "replay": 11, "opening": 12, "table_full": 13, "bad_ack": 14},
+			Passed: map[string]uint64{"no_service": 5},
+			TUN:    control.TUN{Name: "a23456789012345", Queues: 1, Offload: "none", RxDrops: 5, TxDrops: most},
+		}, `
+levee v10.20.30-rc1, not ready, up 8760h0m0s
+tun    a23456789012345, 1 queue, offload none
+flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
+       of 67108864 at most
+
+SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
+a-long-name-a-long-~ always      18446744T 18446744073M  99999999999    67108864
+
+drops  bad_ip 18446744073709551615, bad_tcp 18446744073709551615,
+       cookie_invalid 18446744073709551615, truncated 18446744073709551615,
+       bad_options 12345678901, bad_flags 123456789, bad_ack 14, table_full 13,
+       opening 12, replay 11, no_flow 10, fragment 3, land 2, bad_checksum 1
+passed no_service 5
+tun drops 18446744073709551615 for levee, 5 from levee
+`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var b strings.Builder
+			if err := writeStatus(&b, tt.status); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := b.String(), strings.TrimPrefix(tt.want, "\n"); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			for line := range strings.Lines(b.String()) {
+				if n := len(strings.TrimSuffix(line, "\n")); n > columns {
+					t.Errorf("%d columns: %s", n, line)
+				}
+			}
+		})
+	}
+}
+
+// flowsOf is a daemon's answer.
+func flowsOf(flows ...control.Flow) lister {
+	return func(f control.Filter, yield func(control.Flow) error) error {
+		for i, flow := range flows {
+			if f.Limit > 0 && i == f.Limit {
+				break
+			}
+			if err := yield(flow); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+var sampleFlows = []control.Flow{
+	{Client: netip.MustParseAddrPort("198.51.100.10:40000"), Server: netip.MustParseAddrPort("192.0.2.10:80"), Service: "web", State: "open",
+		AgeSeconds: 75.5, IdleSeconds: 0.25, Delta: 7, TSDelta: 8, ClientBytes: 100, ServerBytes: 1 << 40},
+	{Client: netip.MustParseAddrPort("[2001:db8:2::10]:1"), Server: netip.MustParseAddrPort("[2001:db8:1::10]:443"), Service: "web", State: "client_closed",
+		AgeSeconds: 200000, IdleSeconds: 7300},
+}
+
+func TestFlowsText(t *testing.T) {
+	const header = "CLIENT               SERVER                SERVICE  STATE          AGE    IDLE  CLIENT BYTES  SERVER BYTES\n"
+	const first = "198.51.100.10:40000  192.0.2.10:80         web      open           1m15s  0.2s  100           1099511627776\n"
+	const second = "[2001:db8:2::10]:1   [2001:db8:1::10]:443  web      client_closed  2d7h   2h1m  0             0\n"
+	for _, tt := range []struct {
+		limit int
+		want  string
+		more  bool
+	}{{0, header + first + second, false}, {2, header + first + second, false}} {
+		var b strings.Builder
+		more, err := writeFlows(&b, control.Filter{Limit: tt.limit}, flowsOf(sampleFlows...))
+		if err != nil || b.String() != tt.want || more != tt.more {
+			t.Errorf("limit %d: %v, more %v\n%s\nwant\n%s", tt.limit, err, more, b.String(), tt.want)
+		}
+	}
+	var b strings.Builder
+	more, err := writeFlows(&b, control.Filter{Limit: 1}, flowsOf(sampleFlows...))
+	if err != nil || !more || strings.Count(b.String(), "\n") != 2 {
+		t.Errorf("limit 1: %v, more %v\n%s", err, more, b.String())
+	}
+}
+
+func TestFlowsJSON(t *testing.T) {
+	const first = `{"client":"198.51.100.10:40000","server":"192.0.2.10:80","service":"web","state":"open","age_seconds":75.5,"idle_seconds":0.25,"delta":7,"ts_delta":8,"client_bytes":100,"server_bytes":1099511627776}`
+	const second = `{"client":"[2001:db8:2::10]:1","server":"[2001:db8:1::10]:443","service":"web","state":"client_closed","age_seconds":200000,"idle_seconds":7300,"delta":0,"ts_delta":0,"client_bytes":0,"server_bytes":0}`
+	for _, tt := range []struct {
+		name  string
+		flows []control.Flow
+		want  string
+	}{
+		{"none", nil, "[]\n"},
+		{"one", sampleFlows[:1], "[\n" + first + "\n]\n"},
+		{"two", sampleFlows, "[\n" + first + ",\n" + second + "\n]\n"},
+	} {
+		var b strings.Builder
+		if err := writeFlowsJSON(&b, control.Filter{}, flowsOf(tt.flows...)); err != nil || b.String() != tt.want {
+			t.Errorf("%s: %v\n%s\nwant\n%s", tt.name, err, b.String(), tt.want)
+		}
+	}
+}
+
+// A daemon that dies on the way leaves no array that looks whole.
+func TestFlowsJSONBroken(t *testing.T) {
+	died := errors.New("died")
+	var b strings.Builder
+	err := writeFlowsJSON(&b, control.Filter{}, func(_ control.Filter, yield func(control.Flow) error) error {
+		_ = yield(sampleFlows[0])
+		return died
+	})
+	if !errors.Is(err, died) || strings.HasSuffix(strings.TrimSpace(b.String()), "]") {
+		t.Errorf("%v: %q", err, b.String())
+	}
+}
+
+func TestAge(t *testing.T) {
+	for seconds, want := range map[float64]string{0: "0.0s", 9.96: "10.0s", 59.9: "59s", 60: "1m0s", 3599: "59m59s", 3600: "1h0m", 86399: "23h59m", 86400: "1d0h", 90000: "1d1h"} {
+		if got := age(seconds); got != want {
+			t.Errorf("age(%v) = %s, want %s", seconds, got, want)
+		}
+	}
+}

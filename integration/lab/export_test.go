@@ -1,0 +1,34 @@
+package lab
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Outside is the namespace in which the tests run, dressed up as one of a lab.
+func Outside(t testing.TB) *Namespace {
+	t.Helper()
+	h, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h), &st); err != nil {
+		t.Fatal(err)
+	}
+	return &Namespace{Name: "outside", handle: h, inode: st.Ino, started: &cleanups{}}
+}
+
+// FrameWriter makes SYN frames to target without a lab.
+func FrameWriter(target netip.AddrPort) ([]byte, func([]byte)) {
+	end := End{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	t := newSYNTemplate(&Link{Host: end, Gateway: end}, target, LinuxSYN)
+	rng := rand.New(rand.NewPCG(1, 2))
+	return append([]byte(nil), t.frame...), func(frame []byte) { t.write(frame, rng) }
+}

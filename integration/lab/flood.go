@@ -1,0 +1,248 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// FloodConfig bounds a SYN flood.
+type FloodConfig struct {
+	// Target must be in ServerPrefix4 or ServerPrefix6.
+	Target netip.AddrPort
+	// Rate in SYNs per second, of which a busy machine may make less; 0 sends as fast as it goes.
+	Rate int
+	// Count is how many SYNs are sent at most, 1 to MaxFloodCount.
+	Count int
+	// Duration is how long it goes on at most, up to MaxFloodDuration.
+	Duration time.Duration
+	Options  SYNOptions
+}
+
+// The hard bounds of one flood.
+const (
+	MaxFloodCount    = 200_000_000
+	MaxFloodDuration = 2 * time.Minute
+)
+
+func (c FloodConfig) validate() error {
+	if !ServerPrefix4.Contains(c.Target.Addr()) && !ServerPrefix6.Contains(c.Target.Addr()) {
+		return fmt.Errorf("target %s is not a server of a lab (%s, %s)", c.Target, ServerPrefix4, ServerPrefix6)
+	}
+	if c.Count < 1 || c.Count > MaxFloodCount {
+		return fmt.Errorf("count %d is not between 1 and %d", c.Count, MaxFloodCount)
+	}
+	if c.Duration <= 0 || c.Duration > MaxFloodDuration {
+		return fmt.Errorf("duration %v is not between 0 and %v", c.Duration, MaxFloodDuration)
+	}
+	if c.Rate < 0 {
+		return fmt.Errorf("rate %d is negative", c.Rate)
+	}
+	return nil
+}
+
+// FloodResult is what a flood did.
+type FloodResult struct {
+	// Sent counts the SYNs that the link took, Refused the attempts to send that it didn't.
+	Sent, Refused int
+	Elapsed       time.Duration
+}
+
+// Rate is SYNs per second.
+func (r FloodResult) Rate() float64 {
+	if r.Elapsed <= 0 {
+		return 0
+	}
+	return float64(r.Sent) / r.Elapsed.Seconds()
+}
+
+// Flood is a running SYN flood. Its sources are random addresses of SpoofedPrefix4 or SpoofedPrefix6.
+type Flood struct {
+	sent   atomic.Int64
+	cancel context.CancelFunc
+	done   chan struct{}
+	// result and err are valid once done is closed.
+	result FloodResult
+	err    error
+}
+
+// floodBatch is how many SYNs one system call sends at most.
+const floodBatch = 64
+
+// StartFlood sends SYNs out of the host's end of the link until a bound is reached, ctx is done or
+// Stop is called. It refuses every interface but a veth of the lab, in a namespace that the lab made.
+func (l *Link) StartFlood(ctx context.Context, cfg FloodConfig) (*Flood, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("flood: %w", err)
+	}
+	fd, err := l.floodSocket()
+	if err != nil {
+		return nil, fmt.Errorf("flood: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.Duration)
+	f := &Flood{cancel: cancel, done: make(chan struct{})}
+	sender := newSYNSender(fd, newSYNTemplate(l, cfg.Target, cfg.Options))
+	forget := l.Host.Namespace.started.add(func() error { f.Stop(); return nil })
+	go func() {
+		defer forget()
+		defer close(f.done)
+		defer cancel()
+		begin := time.Now()
+		f.err = f.send(ctx, sender, cfg.Rate, cfg.Count)
+		f.result.Sent, f.result.Elapsed = f.Sent(), time.Since(begin)
+		f.err = errors.Join(f.err, unix.Close(fd))
+	}()
+	return f, nil
+}
+
+// Sent counts the SYNs sent so far.
+func (f *Flood) Sent() int { return int(f.sent.Load()) }
+
+// Done is closed when the flood has ended.
+func (f *Flood) Done() <-chan struct{} { return f.done }
+
+// Stop ends the flood and waits for its end.
+func (f *Flood) Stop() (FloodResult, error) {
+	f.cancel()
+	return f.Wait()
+}
+
+// Wait waits until the flood has ended.
+func (f *Flood) Wait() (FloodResult, error) {
+	<-f.done
+	return f.result, f.err
+}
+
+// maxCatchUp is the delay that a flood makes up for. After a longer one, which a busy machine may
+// well cause, it goes on at its rate instead of sending in one burst what nobody can take.
+const maxCatchUp = 10 * time.Millisecond
+
+// send is the loop. That ctx is done is not an error.
+func (f *Flood) send(ctx context.Context, s *synSender, rate, count int) error {
+	begin := time.Now()
+	// With a rate, sent+skipped keeps up with rate times the time since begin.
+	skipped := 0
+	for sent := 0; sent < count && ctx.Err() == nil; {
+		n := min(floodBatch, count-sent)
+		if rate > 0 {
+			due := int(time.Since(begin).Seconds()*float64(rate)) - sent - skipped
+			if late := due - int(maxCatchUp.Seconds()*float64(rate)) - floodBatch; late > 0 {
+				due, skipped = due-late, skipped+late
+			}
+			// A millisecond's worth, or a batch, goes out at once.
+			if due < min(rate/1000+1, n) {
+				time.Sleep(max(time.Second/time.Duration(rate), 100*time.Microsecond))
+				continue
+			}
+			n = min(n, due)
+		}
+		n, err := s.send(n)
+		sent += n
+		f.sent.Store(int64(sent))
+		switch {
+		case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EAGAIN):
+			f.result.Refused++
+			time.Sleep(100 * time.Microsecond)
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return fmt.Errorf("send SYN: %w", err)
+		}
+	}
+	return nil
+}
+
+// floodSocket opens a packet socket for the host's end, after making sure that this is a veth of
+// the lab.
+func (l *Link) floodSocket() (fd int, err error) {
+	e := &l.Host
+	err = e.Namespace.Do(func() error {
+		if err := e.checkOwn(); err != nil {
+			return err
+		}
+		// Protocol 0: it receives nothing.
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open packet socket: %w", err)
+		}
+		err := errors.Join(
+			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1),
+			unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: e.Index}))
+		if err != nil {
+			return errors.Join(fmt.Errorf("bind packet socket to %s: %w", e, err), unix.Close(fd))
+		}
+		return nil
+	})
+	if err != nil {
+		return -1, err
+	}
+	return fd, nil
+}
+
+// checkOwn makes sure that the end is a veth in a namespace that the lab made. It runs inside.
+func (e *End) checkOwn() error {
+	here, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer here.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(here), &st); err != nil {
+		return fmt.Errorf("identify the namespace: %w", err)
+	}
+	if n, _ := made.Load(st.Ino); n != e.Namespace {
+		return fmt.Errorf("%s is not in a namespace of the lab", e)
+	}
+	link, err := netlink.LinkByIndex(e.Index)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", e, err)
+	}
+	if link.Type() != "veth" || link.Attrs().Name != e.Name {
+		return fmt.Errorf("%s is not a veth of the lab but %s %s", e, link.Type(), link.Attrs().Name)
+	}
+	return nil
+}
+
+// synSender sends batches of SYNs. One goroutine uses it.
+type synSender struct {
+	fd       int
+	template *synTemplate
+	rng      *rand.Rand
+	frames   [floodBatch][]byte
+	iovecs   [floodBatch]unix.Iovec
+	messages [floodBatch]unix.Mmsghdr
+}
+
+func newSYNSender(fd int, t *synTemplate) *synSender {
+	s := &synSender{fd: fd, template: t, rng: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	for i := range s.frames {
+		s.frames[i] = append([]byte(nil), t.frame...)
+		s.iovecs[i].Base = &s.frames[i][0]
+		s.iovecs[i].SetLen(len(t.frame))
+		s.messages[i].Hdr.Iov = &s.iovecs[i]
+		s.messages[i].Hdr.SetIovlen(1)
+	}
+	return s
+}
+
+// send makes and sends n SYNs, at most floodBatch, and returns how many the kernel took.
+func (s *synSender) send(n int) (int, error) {
+	for _, frame := range s.frames[:n] {
+		s.template.write(frame, s.rng)
+	}
+	sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.messages[0])), uintptr(n), 0, 0, 0)
+	runtime.KeepAlive(s)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sent), nil
+}
