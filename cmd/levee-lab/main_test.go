@@ -8,12 +8,16 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"levee/integration/lab/labtest"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // This program is levee-lab when a test calls it as that.
@@ -75,13 +79,15 @@ func TestUpEndsWithASignal(t *testing.T) {
 			if want := 5; len(paths) != want {
 				t.Errorf("it names %d namespaces, want %d", len(paths), want)
 			}
-			inside := map[string]bool{}
+			inside := map[string]uint64{}
 			for _, p := range paths {
 				target, err := os.Readlink(p)
 				if err != nil {
 					t.Fatal(err)
 				}
-				inside[target] = true
+				if inside[target], err = cookie(p); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if held := holders(inside); len(held) == 0 {
 				t.Fatal("nobody holds the namespaces: this test can't see them")
@@ -115,23 +121,51 @@ func namespacePaths(t *testing.T, lines *bufio.Scanner) (paths []string) {
 	return nil
 }
 
-// holders are the threads, descriptors and mounts of any process that keep one of the namespaces.
-func holders(namespaces map[string]bool) (found []string) {
+// holders are the threads, descriptors and mounts of any process that keep one of the namespaces, which
+// are given by their link's text and their cookie: the number in the text is soon used again.
+func holders(namespaces map[string]uint64) (found []string) {
 	for _, pattern := range []string{"/proc/[0-9]*/task/*/ns/net", "/proc/[0-9]*/fd/*"} {
 		paths, _ := filepath.Glob(pattern) // the patterns are well-formed
 		for _, p := range paths {
-			if target, err := os.Readlink(p); err == nil && namespaces[target] {
+			target, err := os.Readlink(p)
+			if err != nil || namespaces[target] == 0 {
+				continue
+			}
+			// What can't be opened any more has gone.
+			if c, err := cookie(p); err == nil && c == namespaces[target] {
 				found = append(found, p)
 			}
 		}
 	}
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for ns := range namespaces {
-		if strings.Contains(string(mounts), ns) {
-			found = append(found, "a mount of "+ns)
-		}
-	}
 	return found
+}
+
+// cookie is a number that no other network namespace gets until the machine starts again.
+func cookie(path string) (cookie uint64, err error) {
+	there, err := netns.GetFromPath(path)
+	if err != nil {
+		return 0, err
+	}
+	defer there.Close()
+	runtime.LockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		return 0, err
+	}
+	defer here.Close()
+	if err := netns.Set(there); err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if back := netns.Set(here); back != nil {
+		return 0, back // the thread stays locked and is not used again
+	}
+	runtime.UnlockOSThread()
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 }
 
 // The first two phases need no levee: the server holds alone and fails under the flood.

@@ -46,6 +46,7 @@ type Service struct {
 	Opened        uint64 `json:"opened"`
 	Refused       uint64 `json:"refused"`
 	TimedOut      uint64 `json:"timed_out"`
+	Mismatched    uint64 `json:"mismatched"`
 	Flows         int    `json:"flows"`
 }
 
@@ -103,7 +104,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Name: v.Name, Mode: v.Mode.String(),
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
-			Opened: v.Opened, Refused: v.Refused, TimedOut: v.TimedOut,
+			Opened: v.Opened, Refused: v.Refused, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
 			Flows: v.Flows,
 		})
 	}

@@ -50,6 +50,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(opened, v.Opened, v.Name)
 		counter(refused, v.Refused, v.Name)
 		counter(timedOut, v.TimedOut, v.Name)
+		counter(mismatched, v.Mismatched, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
 	}
 	for r, n := range s.Drops {

@@ -33,7 +33,7 @@ func (f *fake) Snapshot() proxy.Snapshot {
 	for i, name := range []string{"web", "ssh"} {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
-			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, TimedOut: n + 8, Flows: int(n) + 9})
+			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, TimedOut: n + 8, Mismatched: n + 10, Flows: int(n) + 9})
 	}
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
@@ -93,6 +93,10 @@ levee_cookie_retrans_total{service="web"} 4
 # TYPE levee_conn_reopened_total counter
 levee_conn_reopened_total{service="ssh"} 15
 levee_conn_reopened_total{service="web"} 5
+# HELP levee_mismatched_total Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.
+# TYPE levee_mismatched_total counter
+levee_mismatched_total{service="ssh"} 20
+levee_mismatched_total{service="web"} 10
 # HELP levee_opened_total Flows whose server answered.
 # TYPE levee_opened_total counter
 levee_opened_total{service="ssh"} 16

@@ -19,6 +19,7 @@ var (
 	opened        = desc("opened_total", "Flows whose server answered.", "service")
 	refused       = desc("refused_total", "Flows that the server reset instead of answering.", "service")
 	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
+	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
 	drops  = desc("drops_total", "Packets that went no further.", "reason")
