@@ -7,10 +7,11 @@ type tick uint32
 
 const ticksPerSecond = 4
 
-// ticks is d in ticks, rounded up: a time-out is never early.
+// ticks is after how many ticks d has surely passed: rounded up, and one more because part of the present tick may be
+// over already. A time-out is never early.
 func ticks(d time.Duration) tick {
 	const unit = time.Second / ticksPerSecond
-	return tick((d + unit - 1) / unit)
+	return tick((d+unit-1)/unit) + 1
 }
 
 // instant is one reading of the clock, made once for each batch of packets.

@@ -155,5 +155,5 @@ func (s *service) mss(v6 bool) uint16 {
 // cookieEpochs is how many epochs a cookie may live through: the one it was issued in and the next.
 const cookieEpochs = 2
 
-// cookieLifetime is the longest that a cookie is valid, in ticks.
-const cookieLifetime = tick(cookieEpochs * cookie.EpochSeconds * ticksPerSecond)
+// cookieLifetime is after how many ticks every cookie issued until now has surely expired (see ticks).
+const cookieLifetime = tick(cookieEpochs*cookie.EpochSeconds*ticksPerSecond) + 1

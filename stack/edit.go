@@ -33,26 +33,25 @@ type Edit struct {
 // whole superpacket. It does not change lengths.
 func (p *Packet) Apply(e *Edit) {
 	tcp := p.IP[p.L4 : p.L4+p.HeaderLen]
-	ack := p.Flags.Contains(header.TCPFlagAck)
+	edit := *e
+	if !p.Flags.Contains(header.TCPFlagAck) {
+		edit.Ack, edit.TSEcr = 0, 0
+	}
 	var sum sum16
-	if e.Seq != 0 {
-		p.Seq = p.Seq + seqnum.Value(e.Seq)
+	if edit.Seq != 0 {
+		p.Seq += seqnum.Value(edit.Seq)
 		sum.put32(tcp, offSeq, uint32(p.Seq))
 	}
-	if ack && e.Ack != 0 {
-		p.Ack = p.Ack + seqnum.Value(e.Ack)
+	if edit.Ack != 0 {
+		p.Ack += seqnum.Value(edit.Ack)
 		sum.put32(tcp, offAck, uint32(p.Ack))
 	}
-	if e.SetWindow && e.Window != p.Window {
-		p.Window = e.Window
-		sum.put16(tcp, offWindow, e.Window)
+	if edit.SetWindow && edit.Window != p.Window {
+		p.Window = edit.Window
+		sum.put16(tcp, offWindow, edit.Window)
 	}
-	tsecr := e.TSEcr
-	if !ack {
-		tsecr = 0
-	}
-	if (p.Options.Timestamps && e.TSVal|tsecr != 0) || (p.Options.SACKBlocks > 0 && e.Ack != 0) {
-		p.applyOptions(tcp, e, tsecr, &sum)
+	if (p.Options.Timestamps && edit.TSVal|edit.TSEcr != 0) || (p.Options.SACKBlocks > 0 && edit.Ack != 0) {
+		p.applyOptions(tcp, &edit, &sum)
 	}
 	if !p.Partial && sum != 0 {
 		sum.apply(tcp)
@@ -61,7 +60,7 @@ func (p *Packet) Apply(e *Edit) {
 
 // applyOptions edits every timestamp and SACK option, also duplicates: whichever of them the receiver
 // heeds must be right.
-func (p *Packet) applyOptions(tcp []byte, e *Edit, tsecr uint32, sum *sum16) {
+func (p *Packet) applyOptions(tcp []byte, e *Edit, sum *sum16) {
 	for at := header.TCPMinimumSize; at < len(tcp); {
 		b := tcp[at:]
 		n, ok := optionLen(b)
@@ -71,7 +70,7 @@ func (p *Packet) applyOptions(tcp []byte, e *Edit, tsecr uint32, sum *sum16) {
 		switch {
 		case b[0] == header.TCPOptionTS && n == lenTimestamp:
 			p.Options.TSVal = binary.BigEndian.Uint32(b[2:]) + e.TSVal
-			p.Options.TSEcr = binary.BigEndian.Uint32(b[6:]) + tsecr
+			p.Options.TSEcr = binary.BigEndian.Uint32(b[6:]) + e.TSEcr
 			sum.put32(tcp, at+2, p.Options.TSVal)
 			sum.put32(tcp, at+6, p.Options.TSEcr)
 		case b[0] == header.TCPOptionSACK && isSACK(n) && e.Ack != 0:

@@ -45,7 +45,8 @@ type Options struct {
 	// Timestamps says that TSVal and TSEcr (RFC 7323 §3.2) are there.
 	Timestamps   bool
 	TSVal, TSEcr uint32
-	// Signed says that the segment carries a TCP-MD5 or TCP-AO signature, which no translation survives.
+	// Signed says that the segment carries a TCP-MD5 or TCP-AO option of any length, whose signature no
+	// translation survives.
 	Signed bool
 	// Join says that the SYN joins an MPTCP connection, which only the host that holds it can answer.
 	Join bool

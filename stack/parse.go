@@ -19,9 +19,10 @@ const (
 	KindLaterFragment
 	// KindOther is a sound IP packet that carries something other than TCP. Src and Dst are set.
 	KindOther
-	// KindTruncated is shorter than its IP or TCP header says.
+	// KindTruncated is shorter than its IP header says, or too short for the fixed part of a TCP header.
 	KindTruncated
-	// KindBadIP has an impossible IP version, header length or extension header chain.
+	// KindBadIP has an impossible IP version or header length, too many extension headers, or an IPv4-mapped
+	// address in an IPv6 header (which Addr would take for that of an IPv4 packet).
 	KindBadIP
 	// KindTinyFragment is a first fragment that does not hold the whole TCP header (RFC 1858).
 	KindTinyFragment
@@ -122,10 +123,13 @@ func (p *Packet) parse6(b []byte) Kind {
 	p.V6 = true
 	p.IP = b[:total]
 	p.Src, p.Dst = Addr(ip.SourceAddressSlice()), Addr(ip.DestinationAddressSlice())
+	if p.Src.Is4() || p.Dst.Is4() {
+		return KindBadIP
+	}
 
 	// gVisor's IPv6.TryParseTransportProtocol is not used: a length byte of 255 makes it loop forever.
 	next, at := ip.NextHeader(), header.IPv6MinimumSize
-	for range maxExtensionHeaders {
+	for range maxExtensionHeaders + 1 { // the last turn is for what follows the headers
 		size := 0
 		switch next {
 		case uint8(header.TCPProtocolNumber):
@@ -150,7 +154,7 @@ func (p *Packet) parse6(b []byte) Kind {
 			if offset>>3 != 0 {
 				return KindLaterFragment
 			}
-			p.FirstFragment = offset&1 != 0
+			p.FirstFragment = p.FirstFragment || offset&1 != 0 // a second such header takes nothing back
 		default:
 			return KindOther
 		}
