@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"levee/integration/lab/labtest"
-
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"levee/integration/lab/labtest"
 )
 
 // This program is levee-lab when a test calls it as that.
@@ -121,8 +121,8 @@ func namespacePaths(t *testing.T, lines *bufio.Scanner) (paths []string) {
 	return nil
 }
 
-// holders are the threads, descriptors and mounts of any process that keep one of the namespaces, which
-// are given by their link's text and their cookie: the number in the text is soon used again.
+// holders are the threads and descriptors of any process that keep one of the namespaces, which are
+// given by their link's text and their cookie: the number in the text is soon used again.
 func holders(namespaces map[string]uint64) (found []string) {
 	for _, pattern := range []string{"/proc/[0-9]*/task/*/ns/net", "/proc/[0-9]*/fd/*"} {
 		paths, _ := filepath.Glob(pattern) // the patterns are well-formed

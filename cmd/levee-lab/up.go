@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 
-	"levee/integration/lab"
-
 	"github.com/spf13/cobra"
+
+	"levee/integration/lab"
 )
 
 func newUp() *cobra.Command {

@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"levee/integration/lab"
-	"levee/integration/lab/labtest"
-
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
+
+	"levee/integration/lab"
+	"levee/integration/lab/labtest"
 )
 
 // readCapture reads a whole pcap file.

@@ -10,12 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"levee/integration/lab"
-	"levee/integration/lab/labtest"
-
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
+
+	"levee/integration/lab"
+	"levee/integration/lab/labtest"
 )
 
 // startFlood sends a flood from the lab's attacker to its server.

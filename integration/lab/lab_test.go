@@ -15,10 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"levee/integration/lab"
 	"levee/integration/lab/labtest"
-
-	"github.com/vishvananda/netlink"
 )
 
 // families are the two that every test of traffic goes over.

@@ -6,10 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"levee/integration/lab"
 	"levee/integration/lab/labtest"
-
-	"golang.org/x/sys/unix"
 )
 
 func TestSetLoss(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"levee/integration/lab"
@@ -96,10 +97,13 @@ func KeepOnFailure(t testing.TB, file string) {
 	})
 }
 
+// temporaryFolder is one for all failures of this process.
+var temporaryFolder = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "levee-failed-") })
+
 func keep(file string) (kept string, err error) {
 	dir := os.Getenv("LEVEE_ARTIFACTS")
 	if dir == "" {
-		dir, err = os.MkdirTemp("", "levee-failed-")
+		dir, err = temporaryFolder()
 	} else {
 		err = os.MkdirAll(dir, 0o755)
 	}
