@@ -47,13 +47,14 @@ type flow struct {
 	service uint16
 	// tries counts SYNs to the server after the first.
 	tries uint8
-	// challenged counts challenge ACKs answered while opening.
-	challenged uint8
 	// wscale is the client's window scale and mss its MSS in bytes, as its cookie told: what levee's SYN offers the server.
 	wscale uint8
 	// trafficClass is for levee's SYN: the DSCP of the client's ACK.
 	trafficClass uint8
-	mss          uint16
+	// former is the fingerprint of the cookie of the incarnation that this one replaced: late segments that carry it
+	// open nothing.
+	former fingerprint
+	mss    uint16
 
 	// clientISN is C, and cookie K, of the drawing in doc.go.
 	clientISN, cookie seqnum.Value
@@ -69,6 +70,13 @@ type flow struct {
 	created time.Duration
 
 	half [2]half
+}
+
+// fingerprint is the low 24 bits of a cookie, all of them MAC: two cookies of one tuple hardly ever have the same.
+type fingerprint [3]uint8
+
+func fingerprintOf(cookie seqnum.Value) fingerprint {
+	return fingerprint{uint8(cookie), uint8(cookie >> 8), uint8(cookie >> 16)}
 }
 
 // half is what one side has shown of itself.

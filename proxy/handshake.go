@@ -192,18 +192,16 @@ func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
 	}
 }
 
-// maxChallenges bounds the RSTs sent to a server that holds on to an earlier connection.
-const maxChallenges = 3
-
 // challenged answers a segment that acknowledges something other than levee's SYN: the server still has an earlier
 // connection of this tuple (RFC 5961 §4.2, RFC 6191). The RST that any host in SYN-SENT would send
-// ends that one; the SYN goes out again at once, where a host would wait for its timer.
+// ends that one; the SYN goes out again at once, where a host would wait for its timer, and counts like any.
 func (w *Worker) challenged(f *flow) {
-	if isRST(&w.pkt) || f.challenged == maxChallenges {
+	if isRST(&w.pkt) || f.tries == synRetries {
 		w.drop(DropBadAck)
 		return
 	}
-	f.challenged++
+	f.tries++
+	f.lastSeen = w.now.tick
 	rst := f.segmentTo(server)
 	rst.Seq, rst.Flags = w.pkt.Ack, flagRST
 	w.out.build(&rst)

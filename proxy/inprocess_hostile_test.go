@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy"
 	"levee/proxy/proxytest"
 	"levee/stack"
@@ -274,163 +272,4 @@ func TestHostileTruncated(t *testing.T) {
 			}
 		}
 	})
-}
-
-// Insane flags on an open flow, from either side, go no further and change nothing.
-func TestHostileOnFlow(t *testing.T) {
-	forVariants(t, false, func(t *testing.T, v variant) {
-		s := newSession(t, v, v.config())
-		c := newRawClient(s)
-		c.open()
-		for _, flags := range []header.TCPFlags{0, fin, syn | fin | ack, syn | rst | ack, fin | rst | ack, 0xff, header.TCPFlagPsh} {
-			p := c.segment(0)
-			p.Flags = flags
-			wantDropped(t, s, proxytest.Frame(&p, nil), proxy.DropBadFlags)
-			p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
-			wantDropped(t, s, proxytest.Frame(&p, nil), proxy.DropBadFlags)
-		}
-		s.wantState(proxy.StateOpen)
-		c.send(0, data(1, 100))
-		s.received("server", s.server, data(1, 100))
-	})
-}
-
-// Resets that aren't exactly in sequence are for the hosts to judge: they pass, and the flow stays.
-func TestBlindReset(t *testing.T) {
-	forVariants(t, false, func(t *testing.T, v variant) {
-		s := newSession(t, v, v.config())
-		c := newRawClient(s)
-		c.open()
-		for _, offset := range []int{1, 100, -1, 60000, 1 << 30} {
-			p := c.segment(offset)
-			p.Flags = rst
-			before := len(s.Trace.At(proxytest.ToServer, isRst))
-			c.Send(&p, nil)
-			s.Advance(time.Second)
-			if n := len(s.Trace.At(proxytest.ToServer, isRst)) - before; n != 1 {
-				t.Errorf("%d resets have reached the server", n)
-			}
-			s.wantState(proxy.StateOpen)
-		}
-		if s.server.Err() != nil {
-			t.Errorf("the server sees %v", s.server.Err())
-		}
-		c.send(0, data(1, 100))
-		s.received("server", s.server, data(1, 100))
-	})
-}
-
-// Segments that can't belong to the flow teach levee nothing: what it says of its own afterwards is right.
-func TestImplausible(t *testing.T) {
-	forVariants(t, false, func(t *testing.T, v variant) {
-		s := newSession(t, v, v.config())
-		c := newRawClient(s)
-		c.open()
-		c.send(0, data(1, 100))
-		s.received("server", s.server, data(1, 100))
-		for _, jump := range []seqnum.Value{1 << 28, 1 << 31, 3 << 30} {
-			for _, flags := range []header.TCPFlags{ack, fin | ack} {
-				p := c.segment(100)
-				p.Seq += jump
-				p.Flags = flags
-				c.Send(&p, nil)
-				p = c.segment(100)
-				p.Ack += jump
-				p.Flags = flags
-				c.Send(&p, nil)
-			}
-		}
-		s.Advance(time.Second)
-		s.wantState(proxy.StateOpen)
-
-		// The reset of a new incarnation must be exactly what the server expects.
-		old := s.server
-		c.isn += 1 << 20
-		c.open()
-		if !old.Gone() {
-			t.Errorf("the server's old connection is in state %v", old.State())
-		}
-	})
-}
-
-// Every reason for a drop has a test that sees it.
-func TestEveryDropReason(t *testing.T) {
-	v := variant{}
-	silent := func(cfg *proxytest.Config) {
-		cfg.Hooks[proxytest.ToServer] = []proxytest.Hook{func(*proxytest.Packet) proxytest.Fate { return proxytest.Drop }}
-	}
-	opening := func(s *session) *rawClient {
-		c := newRawClient(s)
-		c.connect()
-		c.acknowledge()
-		s.Advance(10 * time.Millisecond)
-		return c
-	}
-	craft := func(c crafted) func(s *session) []byte {
-		return func(*session) []byte { return c.frame(v) }
-	}
-	seen := map[proxy.DropReason]bool{}
-	for _, test := range []struct {
-		reason proxy.DropReason
-		config func(cfg *proxytest.Config)
-		// frame sets the stage and returns the frame that is to be dropped.
-		frame func(s *session) []byte
-	}{
-		{proxy.DropTruncated, nil, func(*session) []byte { return make([]byte, 15) }},
-		{proxy.DropBadIP, nil, craft(crafted{spoil: func(ip []byte, _ int) { ip[0] = 0 }})},
-		{proxy.DropBadTCP, nil, craft(crafted{spoil: func(ip []byte, tcp int) { ip[tcp+12] = 0 }})},
-		{proxy.DropBadOptions, nil, craft(crafted{spoil: func(ip []byte, tcp int) { ip[tcp+21] = 0 }})},
-		{proxy.DropBadFlags, nil, craft(crafted{flags: syn | fin})},
-		{proxy.DropBadChecksum, nil, craft(crafted{flags: syn, spoil: func(ip []byte, tcp int) { ip[tcp+16]++ }})},
-		{proxy.DropLand, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, tcp int) {
-			copy(ip[12:16], ip[16:20])
-			copy(ip[tcp:tcp+2], ip[tcp+2:tcp+4])
-		}})},
-		{proxy.DropFragment, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, _ int) { ip[6] = 0x20 }})},
-		{proxy.DropCookieInvalid, nil, craft(crafted{flags: ack})},
-		{proxy.DropNoFlow, nil, craft(crafted{flags: rst})},
-		{proxy.DropReplay, nil, func(s *session) []byte {
-			c := newRawClient(s)
-			c.open()
-			s.server.Abort()
-			s.Advance(10 * time.Millisecond)
-			p := c.segment(0)
-			return proxytest.Frame(&p, nil)
-		}},
-		{proxy.DropOpening, silent, func(s *session) []byte {
-			p := opening(s).segment(0)
-			return proxytest.Frame(&p, []byte("early"))
-		}},
-		{proxy.DropTableFull, func(cfg *proxytest.Config) { cfg.Proxy.Capacity = 1 }, func(s *session) []byte {
-			s.open()
-			c := newRawClient(s)
-			c.connect()
-			p := c.segment(0)
-			return proxytest.Frame(&p, nil)
-		}},
-		{proxy.DropBadAck, silent, func(s *session) []byte {
-			p := opening(s).segment(0)
-			p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
-			p.Ack = p.Seq
-			return proxytest.Frame(&p, nil) // an ACK of the SYN that is no SYN-ACK
-		}},
-	} {
-		t.Run(test.reason.String(), func(t *testing.T) {
-			cfg := v.config()
-			if test.config != nil {
-				test.config(&cfg)
-			}
-			s := newSession(t, v, cfg)
-			wantDropped(t, s, test.frame(s), test.reason)
-		})
-		seen[test.reason] = true
-	}
-	for r := range proxy.NumDropReasons {
-		if !seen[r] {
-			t.Errorf("no packet of this test is dropped as %v", r)
-		}
-	}
-	if got := fmt.Sprint(proxy.NumDropReasons); got != "unknown" {
-		t.Errorf("a reason that isn't one is called %v", got)
-	}
 }

@@ -169,3 +169,46 @@ func TestServerHoldsOn(t *testing.T) {
 		s.received("server", s.server, data(5, 2000))
 	})
 }
+
+// A late segment of the incarnation before, one that looks like its handshake's ACK, does not bring that back at
+// the cost of the present one.
+func TestLateSegmentOfFormerIncarnation(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		late func(former *rawClient)
+	}{
+		{"ACK", func(former *rawClient) { former.acknowledge() }},
+		{"first data", func(former *rawClient) { former.send(0, data(9, 100)) }},
+		{"probe", func(former *rawClient) { former.send(-1, nil) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			forVariants(t, false, func(t *testing.T, v variant) {
+				s := newSession(t, v, v.config())
+				c := newRawClient(s)
+				c.open()
+				former := *c
+				former.tsval++
+				s.server.Abort()
+				s.Advance(100 * time.Millisecond)
+
+				c.isn += 1 << 28
+				c.tsval += 100
+				c.connect()
+				c.acknowledge()
+				test.late(&former) // right behind: the present one is opening
+				s.Until("open", soon, func() bool { return len(s.servers) == 2 })
+				s.Advance(100 * time.Millisecond)
+				test.late(&former)
+				c.send(0, data(5, 2000))
+				s.received("server", s.server, data(5, 2000))
+				test.late(&former)
+				s.Advance(10 * time.Second)
+				s.wantState(proxy.StateOpen)
+				if got := s.service(); got.ConnReopened != 1 || got.CookieValid != 2 || len(s.servers) != 2 || s.server.Err() != nil {
+					t.Errorf("%d connections at the server, the last with %v, counters are %+v", len(s.servers), s.server.Err(), got)
+				}
+				wantDrops(t, s.Network, map[proxy.DropReason]uint64{proxy.DropReplay: 3})
+			})
+		})
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/proxytest"
 )
@@ -122,40 +121,4 @@ func TestNoSACK(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Everything at once on every hop: lost, late and doubled segments, seeded; the streams arrive whole.
-func TestImpairedTransfer(t *testing.T) {
-	forVariants(t, true, func(t *testing.T, v variant) {
-		cfg := v.config()
-		for hop := range cfg.Hooks {
-			n := hop
-			cfg.Hooks[hop] = []proxytest.Hook{func(*proxytest.Packet) proxytest.Fate {
-				switch n++; {
-				case n%53 == 0:
-					return proxytest.Drop
-				case n%31 == 0:
-					return proxytest.Fate{Delay: 7 * time.Millisecond}
-				case n%41 == 0:
-					return proxytest.Fate{Copies: 1}
-				}
-				return proxytest.Fate{}
-			}}
-		}
-		s := newSession(t, v, cfg)
-		s.open()
-		up, down := data(1, 256<<10), data(2, 256<<10)
-		s.client.Send(up)
-		s.server.Send(down)
-		s.received("server", s.server, up)
-		s.received("client", s.client, down)
-		s.client.CloseWrite()
-		s.Until("end at the server", soon, s.server.EOF)
-		s.server.Close()
-		s.Until("end at the client", soon, s.client.EOF)
-		s.Until("end of the flow", soon, func() bool { return s.flow().State.Ended() })
-		if n := len(s.Trace.At(proxytest.ToClient, func(r *proxytest.Record) bool { return r.TCP.Flags.Contains(header.TCPFlagRst) })); n != 0 {
-			t.Errorf("the client got %d resets", n)
-		}
-	})
 }

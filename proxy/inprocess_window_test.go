@@ -21,16 +21,17 @@ func TestWindowScales(t *testing.T) {
 	cases := [][3]uint8{
 		{none, 7, 7}, {7, none, 7}, {7, 7, none}, {14, none, 14}, {0, 7, none}, {14, 14, none}, {none, none, none},
 	}
+	// Every promise with every server, and every client with and without timestamps.
 	scales := []uint8{0, 2, 7, 14}
-	for _, client := range scales {
-		for _, promised := range scales {
-			for _, server := range scales {
-				cases = append(cases, [3]uint8{client, promised, server})
+	for i, promised := range scales {
+		for j, server := range scales {
+			for k := range 2 {
+				cases = append(cases, [3]uint8{scales[(i+j+2*k)%4], promised, server})
 			}
 		}
 	}
 	for i, c := range cases {
-		v := variant{v6: i&1 != 0, timestamps: i&2 != 0}
+		v := variant{v6: i&2 != 0, timestamps: i&1 != 0}
 		t.Run(fmt.Sprintf("client %d, promised %d, server %d, %v", c[0], c[1], c[2], v), func(t *testing.T) {
 			testWindows(t, v, c[0], c[1], c[2])
 		})
@@ -53,7 +54,7 @@ func testWindows(t *testing.T, v variant, client, promised, server uint8) {
 	}
 	s := newSession(t, v, cfg)
 	s.open()
-	up, down := data(1, 256<<10), data(2, 256<<10)
+	up, down := data(1, 160<<10), data(2, 160<<10)
 	s.client.Send(up)
 	s.received("server", s.server, up)
 	s.server.Send(down)

@@ -86,7 +86,8 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 }
 
 // reopen starts a new incarnation of the flow's tuple if the client's segment in work carries the cookie of one, and
-// says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one.
+// says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one, nor is that of the
+// incarnation before.
 func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	f := &s.flows[slot]
 	if f.has(direct) {
@@ -98,9 +99,11 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		return false
 	}
 	if valid.ClientISN == uint32(f.clientISN) && valid.ISN == uint32(f.cookie) {
-		if f.state != StateReset {
-			return false // an old segment like any other: the FIN of a connection without data looks the same
-		}
+		// A segment like any other: the client's first data, sent again, and the FIN of a connection without data look the
+		// same. That holds after a reset too: it may have been lost, and another by the server tells the client.
+		return false
+	}
+	if f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
 		w.drop(DropReplay)
 		return true
 	}
@@ -115,7 +118,9 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		}
 		w.out.build(&rst)
 	}
+	former := fingerprintOf(f.cookie)
 	w.open(s, slot, svc, f.from(true) == client, &valid)
+	f.former = former
 	return true
 }
 

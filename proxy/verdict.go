@@ -26,7 +26,7 @@ const (
 	DropCookieInvalid
 	// DropNoFlow: a segment of no flow that can't open one.
 	DropNoFlow
-	// DropReplay: a replayed or late handshake ACK of a flow that has ended.
+	// DropReplay: a replayed or late handshake ACK of the connection that a flow has replaced.
 	DropReplay
 	// DropOpening: a client's segment that came before its server answered; the client sends it again.
 	DropOpening

@@ -21,10 +21,10 @@ var (
 // Conn is one end of a connection and its application, which writes what Send has queued as the
 // stack takes it, and reads everything at once. No method waits: Network.Until does.
 type Conn struct {
-	host  *Host
-	ep    tcpip.Endpoint
-	queue waiter.Queue
-	done  bool
+	host *Host
+	ep   tcpip.Endpoint
+	// ready says that it is in the host's list of those with something to do, done that it never will be again.
+	ready, done bool
 
 	unsent      []byte
 	closeWrite  bool
@@ -39,10 +39,9 @@ type Conn struct {
 
 // Dial starts a connection to a server from the local port, or from any if that is 0.
 func (h *Host) Dial(localPort uint16, to netip.AddrPort) *Conn {
-	c := &Conn{host: h}
-	proto := protocolOf(to.Addr())
 	local := netip.AddrPortFrom(h.Addr(to.Addr().Is6()), localPort)
-	ep, err := h.stack.NewEndpoint(tcp.ProtocolNumber, proto, &c.queue)
+	queue := &waiter.Queue{}
+	ep, err := h.stack.NewEndpoint(tcp.ProtocolNumber, protocolOf(to.Addr()), queue)
 	if err == nil {
 		err = ep.Bind(fullAddress(local))
 	}
@@ -53,9 +52,25 @@ func (h *Host) Dial(localPort uint16, to netip.AddrPort) *Conn {
 		h.net.tb.Helper()
 		h.net.tb.Fatalf("proxytest: connection from %v to %v: %s", local, to, err)
 	}
-	c.ep = ep
-	h.conns = append(h.conns, c)
+	return newConn(h, ep, queue, false)
+}
+
+func newConn(h *Host, ep tcpip.Endpoint, queue *waiter.Queue, established bool) *Conn {
+	c := &Conn{host: h, ep: ep, established: established}
+	const events = waiter.EventIn | waiter.EventOut | waiter.EventErr | waiter.EventHUp | waiter.EventRdHUp
+	// gVisor calls this on its own goroutine, but only while the network waits for that.
+	entry := waiter.NewFunctionEntry(events, func(waiter.EventMask) { c.wake() })
+	queue.EventRegister(&entry)
+	c.wake()
 	return c
+}
+
+// wake makes the host let the application run.
+func (c *Conn) wake() {
+	if !c.ready {
+		c.ready = true
+		c.host.ready = append(c.host.ready, c)
+	}
 }
 
 // Listener accepts connections.
@@ -93,25 +108,32 @@ func fullAddress(a netip.AddrPort) tcpip.FullAddress {
 func (l *Listener) poll() bool {
 	busy := false
 	for {
-		ep, _, err := l.ep.Accept(nil)
+		ep, queue, err := l.ep.Accept(nil)
 		if err != nil {
 			return busy
 		}
-		c := &Conn{host: l.host, ep: ep, established: true}
-		l.host.conns = append(l.host.conns, c)
-		l.accept(c)
+		l.accept(newConn(l.host, ep, queue, true))
 		busy = true
 	}
 }
 
 // Send queues data.
-func (c *Conn) Send(data []byte) { c.unsent = append(c.unsent, data...) }
+func (c *Conn) Send(data []byte) {
+	c.unsent = append(c.unsent, data...)
+	c.wake()
+}
 
 // CloseWrite sends a FIN after everything that is queued.
-func (c *Conn) CloseWrite() { c.closeWrite = true }
+func (c *Conn) CloseWrite() {
+	c.closeWrite = true
+	c.wake()
+}
 
 // Close closes the connection after everything that is queued.
-func (c *Conn) Close() { c.closeAll = true }
+func (c *Conn) Close() {
+	c.closeAll = true
+	c.wake()
+}
 
 // Abort sends a RST at once.
 func (c *Conn) Abort() {
@@ -120,7 +142,10 @@ func (c *Conn) Abort() {
 }
 
 // StopReading makes the application leave what comes in the receive buffer, or read again.
-func (c *Conn) StopReading(stop bool) { c.notReading = stop }
+func (c *Conn) StopReading(stop bool) {
+	c.notReading = stop
+	c.wake()
+}
 
 // KeepAlive makes the stack probe the connection, once it is established, when it has been idle for this time, again
 // and again. Call it before the connection is established.

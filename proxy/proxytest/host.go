@@ -46,8 +46,9 @@ type Host struct {
 	link  *channel.Endpoint
 	stack *gstack.Stack
 
-	conns     []*Conn
 	listeners []*Listener
+	// ready are the connections whose applications may have something to do.
+	ready []*Conn
 }
 
 const nicID = 1
@@ -85,6 +86,10 @@ func newHost(n *Network, out Hop, seed uint64, cfg HostConfig, addrs ...netip.Ad
 	sack, moderate := tcpip.TCPSACKEnabled(!cfg.NoSACK), tcpip.TCPModerateReceiveBufferOption(false)
 	setting(&sack)
 	setting(&moderate)
+	// Without RACK and its tail loss probe: when the probe is lost, gVisor may forget its retransmission timer, and the
+	// connection hangs for good, with or without levee.
+	noRACK := tcpip.TCPRecovery(0)
+	setting(&noRACK)
 	if cfg.TimeWait != 0 {
 		timeWait := tcpip.TCPTimeWaitTimeoutOption(cfg.TimeWait)
 		setting(&timeWait)
@@ -162,15 +167,13 @@ func (h *Host) pump() bool {
 	for _, l := range h.listeners {
 		busy = l.poll() || busy
 	}
-	live := h.conns[:0]
-	for _, c := range h.conns {
-		busy = c.poll() || busy
-		if !c.done {
-			live = append(live, c)
+	for ready := h.ready; len(ready) > 0; ready = h.ready {
+		h.ready = nil
+		for _, c := range ready {
+			c.ready = false
+			busy = c.poll() || busy
 		}
 	}
-	clear(h.conns[len(live):])
-	h.conns = live
 	for pkt := h.link.Read(); pkt != nil; pkt = h.link.Read() {
 		h.net.transmit(h.out, frameOf(pkt))
 		pkt.DecRef()

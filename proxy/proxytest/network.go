@@ -33,8 +33,7 @@ type Config struct {
 	// Start is what the clock shows at first: DefaultStart if zero.
 	Start          time.Time
 	Client, Server HostConfig
-	// ClientLatency and ServerLatency are those of the two wires, one way: 5 ms and 1 ms if 0. With levee much nearer to
-	// the client than to the server, clients misjudge the round trip from their handshake, and repeat much for nothing.
+	// ClientLatency and ServerLatency are those of the two wires, one way: 5 ms and 1 ms if 0.
 	ClientLatency, ServerLatency time.Duration
 	// Proxy is the proxy's configuration. Missing are filled in: one service "web" for Protected, all ports, mode always,
 	// DefaultOptions; capacity 1024; the default time-outs; MTU 1500; a secret made from the seed.
@@ -157,6 +156,9 @@ func (n *Network) transmit(hop Hop, frame []byte) {
 		fate.Drop = fate.Drop || f.Drop
 		fate.Copies += f.Copies
 		fate.Delay += f.Delay
+	}
+	if len(n.Hooks[hop]) > 0 {
+		p.parse()
 	}
 	n.Trace.add(p, fate)
 	if fate.Drop {

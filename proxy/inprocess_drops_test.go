@@ -1,0 +1,88 @@
+package proxy_test
+
+import (
+	"testing"
+	"time"
+
+	"levee/proxy"
+	"levee/proxy/proxytest"
+)
+
+// Every reason for a drop has a test that sees it.
+func TestEveryDropReason(t *testing.T) {
+	v := variant{}
+	silent := func(cfg *proxytest.Config) {
+		cfg.Hooks[proxytest.ToServer] = []proxytest.Hook{func(*proxytest.Packet) proxytest.Fate { return proxytest.Drop }}
+	}
+	opening := func(s *session) *rawClient {
+		c := newRawClient(s)
+		c.connect()
+		c.acknowledge()
+		s.Advance(10 * time.Millisecond)
+		return c
+	}
+	craft := func(c crafted) func(s *session) []byte {
+		return func(*session) []byte { return c.frame(v) }
+	}
+	seen := map[proxy.DropReason]bool{}
+	for _, test := range []struct {
+		reason proxy.DropReason
+		config func(cfg *proxytest.Config)
+		// frame sets the stage and returns the frame that is to be dropped.
+		frame func(s *session) []byte
+	}{
+		{proxy.DropTruncated, nil, func(*session) []byte { return make([]byte, 15) }},
+		{proxy.DropBadIP, nil, craft(crafted{spoil: func(ip []byte, _ int) { ip[0] = 0 }})},
+		{proxy.DropBadTCP, nil, craft(crafted{spoil: func(ip []byte, tcp int) { ip[tcp+12] = 0 }})},
+		{proxy.DropBadOptions, nil, craft(crafted{spoil: func(ip []byte, tcp int) { ip[tcp+21] = 0 }})},
+		{proxy.DropBadFlags, nil, craft(crafted{flags: syn | fin})},
+		{proxy.DropBadChecksum, nil, craft(crafted{flags: syn, spoil: func(ip []byte, tcp int) { ip[tcp+16]++ }})},
+		{proxy.DropLand, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, tcp int) {
+			copy(ip[12:16], ip[16:20])
+			copy(ip[tcp:tcp+2], ip[tcp+2:tcp+4])
+		}})},
+		{proxy.DropFragment, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, _ int) { ip[6] = 0x20 }})},
+		{proxy.DropCookieInvalid, nil, craft(crafted{flags: ack})},
+		{proxy.DropNoFlow, nil, craft(crafted{flags: rst})},
+		{proxy.DropReplay, nil, func(s *session) []byte {
+			c := newRawClient(s)
+			c.open()
+			p := c.segment(0)
+			c.isn += 1 << 28
+			c.open() // another connection takes its place
+			return proxytest.Frame(&p, nil)
+		}},
+		{proxy.DropOpening, silent, func(s *session) []byte {
+			p := opening(s).segment(0)
+			return proxytest.Frame(&p, []byte("early"))
+		}},
+		{proxy.DropTableFull, func(cfg *proxytest.Config) { cfg.Proxy.Capacity = 1 }, func(s *session) []byte {
+			s.open()
+			c := newRawClient(s)
+			c.connect()
+			p := c.segment(0)
+			return proxytest.Frame(&p, nil)
+		}},
+		{proxy.DropBadAck, silent, func(s *session) []byte {
+			p := opening(s).segment(0)
+			p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
+			p.Ack = p.Seq
+			return proxytest.Frame(&p, nil) // an ACK of the SYN that is no SYN-ACK
+		}},
+	} {
+		t.Run(test.reason.String(), func(t *testing.T) {
+			cfg := v.config()
+			if test.config != nil {
+				test.config(&cfg)
+			}
+			s := newSession(t, v, cfg)
+			wantDropped(t, s, test.frame(s), test.reason)
+		})
+		seen[test.reason] = true
+	}
+	for r := range proxy.NumDropReasons {
+		if !seen[r] {
+			t.Errorf("no packet of this test is dropped as %v", r)
+		}
+	}
+}
