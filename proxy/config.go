@@ -107,8 +107,13 @@ type Config struct {
 	// MTU in bytes of the smallest link that the proxied packets cross, the TUN included: the bound
 	// of the MSS that is promised.
 	MTU int
+	// Memory gives the flow table its memory, in one piece: zeroed, aligned to a cache line, and there
+	// for as long as the Proxy. nil means Go's heap. Memory in huge pages makes lookups among many flows about twice as fast.
+	Memory func(bytes int) ([]byte, error)
 	// Secret is the master secret of the cookies.
 	Secret cookie.Secret
+	// SharedSecret says that other nodes use the secret too: ACKs are then checked even if this one has issued no cookie lately.
+	SharedSecret bool
 }
 
 // Defaults and bounds of Config.

@@ -3,10 +3,17 @@ package proxy
 // outbound handles a SYN that a protected server sends to somebody else: the connection is tracked, so that the
 // answers are not taken for strays, and nothing is translated. In such a flow the client of the record is the one
 // who opened it, here the protected server.
+//
+// Only the server side can send such a SYN, as the rules lead nothing else here that isn't for a protected address.
+// One that is, if to a port of no service, may come from anywhere: it passes, but makes no state.
 func (w *Worker) outbound(svc *service, frame []byte) {
 	p := &w.pkt
-	if !saneFlags(p.Flags) {
+	switch {
+	case !saneFlags(p.Flags):
 		w.drop(DropBadFlags)
+		return
+	case w.proxy.policy.covers(&p.Dst):
+		w.pass(PassNoService, frame)
 		return
 	}
 	key, srcLow := keyOf(p)
@@ -23,29 +30,42 @@ func (w *Worker) outbound(svc *service, frame []byte) {
 		}
 	}
 	f := &s.flows[slot]
-	if live(f.state) {
-		if !f.has(direct) {
-			w.drop(DropBadAck) // the server side of a spliced flow does not send a SYN
-			return
-		}
-	} else {
-		*f = flow{key: f.key, state: f.state, service: svc.index, created: w.now.since, flags: direct, clientISN: p.Seq}
+	switch {
+	case live(f.state) && !f.has(direct):
+		w.drop(DropBadAck) // the server side of a spliced flow does not send a SYN
+		return
+	case live(f.state) && f.clientISN == p.Seq:
+		w.touch(s, slot) // the same SYN again
+	default:
+		*f = flow{key: f.key, state: f.state, service: svc.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
 		f.set(clientLow, srcLow)
+		c := &f.half[client]
+		c.end, c.window, c.maxWindow = p.Seq+1, p.Window, uint32(p.Window)
 		w.enter(s, slot, evHandshake)
 	}
-	if f.state == StateOpening {
-		c := &f.half[client]
-		f.clientISN, f.wscale = p.Seq, p.Options.WScale
-		c.end, c.window, c.maxWindow = p.Seq+1, p.Window, uint32(p.Window)
-	}
-	w.touch(s, slot)
 	w.out.forward(frame)
 }
 
-// directOpening handles a segment of an outbound connection whose SYN-ACK has not come. All are forwarded.
+// calledBack takes over the record of an outbound connection that has ended for a client that connects the other way
+// round, between the same ports, and says whether the segment in work, from the side that was called, is its cookie.
+func (w *Worker) calledBack(s *stripe, slot uint32) bool {
+	p, f := &w.pkt, &s.flows[slot]
+	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
+	if svc == nil || svc.Mode == ModeOff {
+		return false
+	}
+	valid, reason := w.checkCookie(svc)
+	if reason != NumDropReasons {
+		return false
+	}
+	w.open(s, slot, svc, f.from(true) == server, &valid)
+	return true
+}
+
+// directOpening handles a segment of an outbound connection whose SYN-ACK has not come, or never came. All are forwarded.
 func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) {
 	p, f := &w.pkt, &s.flows[slot]
-	if from == server && isACK(p) && p.Ack == f.clientISN+1 {
+	if f.state == StateOpening && from == server && isACK(p) && p.Ack == f.clientISN+1 && p.ChecksumOK() {
 		switch {
 		case isRST(p):
 			w.enter(s, slot, evRST)

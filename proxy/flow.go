@@ -3,6 +3,7 @@ package proxy
 import (
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/stack"
 )
@@ -127,6 +128,13 @@ func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 	}
 	oldest := to.end - seqnum.Value(max(from.maxWindow, minAckWindow))
 	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end)
+}
+
+// unexpected says whether a client's segment looks like the last of a handshake and isn't what its flow would bring next: an
+// acknowledgement without data whose sequence number isn't where the client's data ended. Keep-alives and old duplicates are
+// that, and rarely the handshake of a new incarnation whose numbers are near the old one's.
+func (f *flow) unexpected(p *stack.Packet) bool {
+	return p.PayloadLen == 0 && p.Flags&^header.TCPFlagPsh == flagACK && p.Seq != f.half[client].end
 }
 
 // observe learns from a plausible segment of side s.

@@ -91,10 +91,10 @@ func (w *Worker) checkCookie(svc *service) (cookie.Valid, DropReason) {
 	return valid, NumDropReasons
 }
 
-// outstanding says whether cookies of the service may still come back. Those that an earlier process
-// issued are not known, so for one lifetime after the start all may.
+// outstanding says whether cookies of the service may still come back. Those that an earlier process or another
+// node issued are not known.
 func (w *Worker) outstanding(svc *service) bool {
-	return w.now.tick < cookieLifetime || svc.gate.Open(w.now.unix)
+	return w.now.tick < cookieLifetime || w.proxy.cfg.SharedSecret || svc.gate.Open(w.now.unix)
 }
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and

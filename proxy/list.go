@@ -23,6 +23,9 @@ func (l links) push(head, n uint32) {
 	l[head].prev = n
 }
 
+// pushFront makes n, which is in no list, the oldest member.
+func (l links) pushFront(head, n uint32) { l.push(l[head].next, n) }
+
 // unlink takes n out of the list it is in, if any.
 func (l links) unlink(n uint32) {
 	at := l[n]

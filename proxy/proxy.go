@@ -23,7 +23,14 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Proxy{cfg: cfg, policy: newPolicy(&cfg), table: newTable(cfg.Capacity), start: now}, nil
+	if cfg.Memory == nil {
+		cfg.Memory = func(bytes int) ([]byte, error) { return make([]byte, bytes), nil }
+	}
+	table, err := newTable(cfg.Capacity, cfg.Memory)
+	if err != nil {
+		return nil, err
+	}
+	return &Proxy{cfg: cfg, policy: newPolicy(&cfg), table: table, start: now}, nil
 }
 
 // Snapshot sums the counters. It may be called at any time.

@@ -6,7 +6,8 @@ import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
 func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
 	f := &s.flows[slot]
 	switch {
-	case f.has(direct) && f.state == StateOpening:
+	case f.has(direct) && f.state.Ended() && from == server && w.calledBack(s, slot):
+	case f.has(direct) && !f.has(opened):
 		w.directOpening(s, slot, from, frame)
 	case f.state == StateOpening && from == client:
 		w.fromClientOpening(s, slot)
@@ -28,7 +29,7 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 		ack -= seqnum.Value(f.delta)
 	}
 	plausible := f.plausible(from, p, ack)
-	if from == client && (!plausible || f.state.Ended()) && w.reopen(s, slot) {
+	if from == client && (!plausible || f.state.Ended() || f.unexpected(p)) && w.reopen(s, slot) {
 		return
 	}
 	if isSYN(p) {
@@ -58,6 +59,8 @@ func (w *Worker) synAckAgain(f *flow, from side, frame []byte) {
 	switch {
 	case f.has(direct):
 		w.out.forward(frame)
+	case !p.ChecksumOK():
+		w.drop(DropBadChecksum)
 	case from == server && uint32(f.cookie-p.Seq) == f.delta && p.Ack == f.clientISN+1:
 		w.ackServer(f)
 	default:
@@ -71,6 +74,8 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 	switch {
 	case isRST(p):
 		w.drop(DropNoFlow)
+	case !p.ChecksumOK():
+		w.drop(DropBadChecksum)
 	case from == server && isACK(p) && p.Ack == f.clientISN+1:
 		// A late SYN-ACK: the client has gone.
 		rst := f.segmentTo(server)

@@ -1,8 +1,10 @@
 package proxy
 
 import (
+	"fmt"
 	"hash/maphash"
 	"sync"
+	"unsafe"
 )
 
 // table is the flow table: a fixed number of records, in stripes by hash. Nothing in it
@@ -24,19 +26,54 @@ const stripesWanted = 64
 // minStripe keeps stripes large enough that hashing fills them evenly.
 const minStripe = 4096
 
-// newTable makes a table for at least capacity flows.
-func newTable(capacity int) *table {
+// newTable makes a table for at least capacity flows, out of memory from allocate (see Config.Memory).
+func newTable(capacity int, allocate func(bytes int) ([]byte, error)) (*table, error) {
 	n := 1
 	for n < stripesWanted && capacity/(n*2) >= minStripe {
 		n *= 2
 	}
+	// Hashing spreads evenly but not exactly: a table that is full in one stripe may have a little room in another.
+	each := (capacity + n - 1) / n
+	memory, err := allocate(n * stripeBytes(each))
+	if err != nil {
+		return nil, fmt.Errorf("memory for %d flows: %w", capacity, err)
+	}
 	t := &table{hash: hasher(maphash.MakeSeed()), stripes: make([]stripe, n)}
 	for i := range t.stripes {
-		// Hashing spreads evenly but not exactly: a table that is full in one stripe may have a little room in another.
-		t.stripes[i].init(t.hash, (capacity+n-1)/n)
+		t.stripes[i].init(t.hash, each, &memory)
 	}
-	return t
+	return t, nil
 }
+
+// carve takes n zero elements, without pointers, off the front of memory.
+func carve[T any](memory *[]byte, n int) []T {
+	bytes := carved[T](n)
+	taken := unsafe.Slice((*T)(unsafe.Pointer(&(*memory)[0])), n)
+	*memory = (*memory)[bytes:]
+	return taken
+}
+
+// carved is how many bytes carve takes: whole cache lines.
+func carved[T any](n int) int {
+	const line = 64
+	var t T
+	return (n*int(unsafe.Sizeof(t)) + line - 1) / line * line
+}
+
+// stripeBytes is the memory of a stripe, and indexSize the number of entries of its index.
+func stripeBytes(capacity int) int {
+	return carved[flow](capacity) + carved[uint64](indexSize(capacity)) + carved[link](linksSize(capacity))
+}
+
+func indexSize(capacity int) int {
+	size := 8
+	for size*3/4 < capacity {
+		size *= 2
+	}
+	return size
+}
+
+func linksSize(capacity int) int { return capacity + 2 + wheelSlots }
 
 // stripe is the stripe for a hash.
 func (t *table) stripe(hash uint64) *stripe { return &t.stripes[hash&uint64(len(t.stripes)-1)] }
@@ -65,16 +102,12 @@ type stripe struct {
 	_ [64]byte
 }
 
-func (s *stripe) init(hash hasher, capacity int) {
+func (s *stripe) init(hash hasher, capacity int, memory *[]byte) {
 	s.hash = hash
-	size := 8
-	for size*3/4 < capacity {
-		size *= 2
-	}
 	n := uint32(capacity)
-	s.flows = make([]flow, capacity)
-	s.index = make([]uint64, size)
-	s.links = make(links, capacity+2+wheelSlots)
+	s.flows = carve[flow](memory, capacity)
+	s.index = carve[uint64](memory, indexSize(capacity))
+	s.links = carve[link](memory, linksSize(capacity))
 	s.ended, s.free, s.wheel.first = n, n+1, n+2
 	for i := range s.links {
 		s.links.init(uint32(i))
@@ -145,7 +178,7 @@ func (s *stripe) remove(slot uint32) {
 		}
 	}
 	s.links.unlink(slot)
-	s.links.push(s.free, slot)
+	s.links.pushFront(s.free, slot) // the next flow takes a record that is still in the caches
 	s.setState(slot, StateFree)
 }
 

@@ -5,8 +5,34 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
+
+// heapTable makes a table in Go's heap.
+func heapTable(capacity int) *table {
+	table, err := newTable(capacity, func(bytes int) ([]byte, error) { return make([]byte, bytes), nil })
+	if err != nil {
+		panic(err)
+	}
+	return table
+}
+
+// hugeTable makes one in huge pages, as the daemon does.
+func hugeTable(b *testing.B, capacity int) *table {
+	table, err := newTable(capacity, func(bytes int) ([]byte, error) {
+		memory, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return nil, err
+		}
+		b.Cleanup(func() { _ = unix.Munmap(memory) })
+		return memory, unix.Madvise(memory, unix.MADV_HUGEPAGE)
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return table
+}
 
 // key makes the n-th of many distinct keys.
 func key(n int) flowKey {
@@ -21,7 +47,7 @@ func TestFlowSize(t *testing.T) {
 	if size := unsafe.Sizeof(flow{}); size > 128 {
 		t.Errorf("a flow takes %d bytes, more than 128", size)
 	}
-	table := newTable(1 << 20)
+	table := heapTable(1 << 20)
 	var bytes uintptr
 	for i := range table.stripes {
 		s := &table.stripes[i]
@@ -37,9 +63,9 @@ func TestFlowSize(t *testing.T) {
 
 func TestTableCapacity(t *testing.T) {
 	for _, capacity := range []int{1, 2, 3, 16, 4095, 4096, 8191, 8192, 100_000, 1 << 20} {
-		table := newTable(capacity)
+		table := heapTable(capacity)
 		if got := table.capacity(); got < capacity || got > capacity+stripesWanted {
-			t.Errorf("newTable(%d) has room for %d", capacity, got)
+			t.Errorf("heapTable(%d) has room for %d", capacity, got)
 		}
 	}
 }
@@ -96,7 +122,7 @@ func checkStripe(t rapid.TB, s *stripe) {
 func TestTableAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		capacity := rapid.IntRange(1, 40).Draw(t, "capacity")
-		s := &newTable(capacity).stripes[0]
+		s := &heapTable(capacity).stripes[0]
 		model := map[flowKey]State{}
 		var ended []flowKey // the oldest first
 		forget := func(k flowKey) {
@@ -153,7 +179,7 @@ func BenchmarkLookup(b *testing.B) {
 		flows int
 	}{{"1k", 1_000}, {"100k", 100_000}, {"1M", 1_000_000}} {
 		b.Run(bench.name, func(b *testing.B) {
-			table := newTable(1 << 20)
+			table := hugeTable(b, 1<<20)
 			keys := make([]flowKey, bench.flows)
 			for i := range keys {
 				keys[i] = key(i)

@@ -10,7 +10,7 @@ import (
 // flow fires at the first look at or after its deadline, and none before.
 func TestWheelAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := &newTable(32).stripes[0]
+		s := &heapTable(32).stripes[0]
 		// The model keeps each flow's deadline where due can find it.
 		due := func(f *flow) tick { return tick(f.clientTSVal) }
 		now := tick(0)
@@ -64,7 +64,7 @@ func TestWheelAgainstModel(t *testing.T) {
 
 // TestEndedInOrder checks that remembered flows go in the order in which they ended.
 func TestEndedInOrder(t *testing.T) {
-	s := &newTable(8).stripes[0]
+	s := &heapTable(8).stripes[0]
 	due := func(f *flow) tick { return f.lastSeen + cookieLifetime }
 	for i := range 8 {
 		k := key(i)
