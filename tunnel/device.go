@@ -16,10 +16,16 @@ type Device struct {
 	offload Offload
 	queues  []*Queue // in the order of the kernel's queue index
 
+	// steering is nil if the kernel's own hash chooses the queues, and notSteered why.
+	steering   *steering
+	notSteered error
+	ring       int      // packets that each queue holds
+	dropped    []uint64 // by queue, the most that Rings has known to be lost; guarded by controlMu
+
 	// control is a netlink socket. It stays in the network namespace that Open ran in,
 	// so that the device can be asked about from any thread.
 	control   int
-	controlMu sync.Mutex // guards control, sequence, closed
+	controlMu sync.Mutex // guards control, sequence, closed, dropped
 	sequence  uint32     // of the last netlink request
 	closed    bool
 
@@ -86,12 +92,36 @@ func (d *Device) tune(cfg Config) error {
 	if err := d.setLink(unix.SIOCSIFTXQLEN, cfg.TxQueueLen); err != nil {
 		return fmt.Errorf("interface %s: set queue length %d: %w", d.name, cfg.TxQueueLen, err)
 	}
+	d.ring, d.dropped = cfg.TxQueueLen, make([]uint64, cfg.Queues)
 	var err error
 	if d.index, err = d.linkIndex(); err != nil {
 		return fmt.Errorf("interface %s: read its index: %w", d.name, err)
 	}
+	d.steering, d.notSteered = startSteering(cfg, fd)
 	return nil
 }
+
+// startSteering makes the device of a queue's descriptor steer, or says why it doesn't.
+func startSteering(cfg Config, fd int) (*steering, error) {
+	switch {
+	case !cfg.Steering:
+		return nil, errors.New("switched off")
+	case cfg.Queues < 2:
+		return nil, errors.New("it takes 2 queues")
+	}
+	s, err := newSteering(cfg.Queues)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.attach(fd); err != nil {
+		_ = s.close()
+		return nil, fmt.Errorf("attach the program: %w", err)
+	}
+	return s, nil
+}
+
+// Steering returns nil if first SYNs have a queue of their own, SYNQueue, and why not otherwise.
+func (d *Device) Steering() error { return d.notSteered }
 
 // Queues returns the queues; element i is the kernel's queue i. The slice is the Device's own.
 func (d *Device) Queues() []*Queue { return d.queues }
@@ -131,6 +161,9 @@ func (d *Device) close() error {
 	d.controlMu.Lock()
 	defer d.controlMu.Unlock()
 	d.closed = true
+	if d.steering != nil {
+		errs = append(errs, d.steering.close())
+	}
 	if d.control >= 0 {
 		errs = append(errs, unix.Close(d.control))
 	}

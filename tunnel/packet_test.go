@@ -65,7 +65,7 @@ func receive(t testing.TB, q *Queue, protocol byte, port uint16) []byte {
 	return nil
 }
 
-// dial connects a datagram socket of the namespace, or begins to connect a stream socket.
+// dial connects a datagram or raw TCP socket of the namespace, or begins to connect a stream socket.
 func (n *namespace) dial(t testing.TB, kind int, to string) int {
 	t.Helper()
 	addr := net.TCPAddrFromAddrPort(mustAddrPort(t, to))
@@ -74,9 +74,13 @@ func (n *namespace) dial(t testing.TB, kind int, to string) int {
 	if v4 := addr.IP.To4(); v4 != nil {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: addr.Port, Addr: [4]byte(v4)}
 	}
+	protocol := 0
+	if kind == unix.SOCK_RAW {
+		protocol = unix.IPPROTO_TCP
+	}
 	fd := -1
 	n.do(t, func() (err error) {
-		if fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+		if fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol); err != nil {
 			return err
 		}
 		if err := unix.Connect(fd, sa); err != nil && err != unix.EINPROGRESS {

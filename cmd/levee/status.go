@@ -46,6 +46,15 @@ func writeStatus(w io.Writer, s control.Status) error {
 	}
 	fmt.Fprintf(&b, "levee %s, %s, up %v\n", s.Version, ready, time.Duration(s.UptimeSeconds)*time.Second)
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
+	steering := s.TUN.Steering
+	if len(s.TUN.Rings) > 0 {
+		var others uint64
+		for _, r := range s.TUN.Rings[1:] {
+			others += r.Dropped
+		}
+		steering += fmt.Sprintf("; lost to full queues: %d first SYNs, %d others", s.TUN.Rings[0].Dropped, others)
+	}
+	fmt.Fprintf(&b, "       steering %s\n", clip(steering, columns-len("       steering ")))
 	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most\n\n",
 		s.Flows.Open, s.Flows.Opening, s.Flows.Closing, s.Flows.Remembered, s.Flows.Capacity)
 

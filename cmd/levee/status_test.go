@@ -22,10 +22,12 @@ func TestStatusText(t *testing.T) {
 			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Flows: 17}, {Name: "ssh", Mode: "off"}},
 			Drops:    map[string]uint64{"cookie_invalid": 4, "land": 0},
 			Passed:   map[string]uint64{"mode_off": 0},
-			TUN:      control.TUN{Name: "tun0", Queues: 2, Offload: "csum,tso4,tso6,ecn"},
+			TUN: control.TUN{Name: "tun0", Queues: 3, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
+				Rings: []control.Ring{{Chosen: 100, Dropped: 12, Exact: true}, {Chosen: 5, Dropped: 1}, {Dropped: 2}}},
 		}, `
 levee v1.2.3, ready, up 2h3m4s
-tun    tun0, 2 queues, offload csum,tso4,tso6,ecn
+tun    tun0, 3 queues, offload csum,tso4,tso6,ecn
+       steering ebpf; lost to full queues: 12 first SYNs, 3 others
 flows  12 open, 3 opening, 2 closing, 40 remembered
        of 1048576 at most
 
@@ -44,10 +46,12 @@ passed none
 			Drops: map[string]uint64{"truncated": most, "bad_ip": most, "bad_tcp": most, "bad_options": 12345678901, "bad_flags": 123456789,
 				"bad_checksum": 1, "land": 2, "fragment": 3, "cookie_invalid": most, "no_flow": 10, "replay": 11, "opening": 12, "table_full": 13, "bad_ack": 14},
 			Passed: map[string]uint64{"no_service": 5},
-			TUN:    control.TUN{Name: "a23456789012345", Queues: 1, Offload: "none", RxDrops: 5, TxDrops: most},
+			TUN: control.TUN{Name: "a23456789012345", Queues: 1, Offload: "none", RxDrops: 5, TxDrops: most,
+				Steering: "none: load a BPF program: operation not permitted, which is a long story to tell here"},
 		}, `
 levee v10.20.30-rc1, not ready, up 8760h0m0s
 tun    a23456789012345, 1 queue, offload none
+       steering none: load a BPF program: operation not permitted, which is a l~
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
        of 67108864 at most
 

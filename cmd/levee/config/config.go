@@ -21,6 +21,8 @@ type Config struct {
 	StateDir string
 	// SecretFile holds the master secret of the cookies. Absolute.
 	SecretFile string
+	// SecretShared says that other nodes have the same secret, whose cookies may come back to this one.
+	SecretShared bool
 	// Metrics is where the metrics are served; not valid means nowhere.
 	Metrics  netip.AddrPort
 	Log      Log
@@ -32,10 +34,12 @@ type TUN struct {
 	Name string
 	// MTU in bytes; 0 means that it follows the interfaces.
 	MTU int
-	// Queues and thus workers, 1 to MaxQueues; 0 means one for each CPU.
+	// Queues and thus workers, 1 to MaxQueues; 0 means one for first SYNs and one for each CPU.
 	Queues int
 	// TxQueueLen is how many packets wait in each queue for its worker.
 	TxQueueLen int
+	// Steering says that first SYNs get a queue of their own if the kernel allows it.
+	Steering bool
 }
 
 // Routing is how traffic gets into the TUN.

@@ -42,7 +42,7 @@ var compare = cmp.Options{cmp.Comparer(func(a, b netip.Prefix) bool { return a =
 // standard is what minimal means.
 func standard() Config {
 	return Config{
-		TUN:        TUN{Name: "tun0", TxQueueLen: 4096},
+		TUN:        TUN{Name: "tun0", TxQueueLen: 4096, Steering: true},
 		Routing:    Routing{Manage: true, Table: 7332, Priority: 7300},
 		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout},
 		StateDir:   "/run/levee",
@@ -66,11 +66,12 @@ func TestDefaults(t *testing.T) {
 
 func TestEveryKey(t *testing.T) {
 	got := load(t, `
-tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192}
+tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192, steering: off}
 routing: {manage: false, table: 100, priority: 500, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
 flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m}
 state_dir: /tmp/levee/
 secret_file: "/etc/levee/key"
+secret_shared: true
 metrics: {listen: "[2001:db8::1]:80"}
 log: {level: debug, format: json}
 defaults: {mode: off}
@@ -88,9 +89,9 @@ services:
 			ClientInterfaces: []string{"eth0", "eth1.5"}, ServerInterfaces: []string{"eth2"}},
 		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute},
 		StateDir:   "/tmp/levee",
-		SecretFile: "/etc/levee/key",
-		Metrics:    netip.MustParseAddrPort("[2001:db8::1]:80"),
-		Log:        Log{Level: slog.LevelDebug, JSON: true},
+		SecretFile: "/etc/levee/key", SecretShared: true,
+		Metrics: netip.MustParseAddrPort("[2001:db8::1]:80"),
+		Log:     Log{Level: slog.LevelDebug, JSON: true},
 		Services: []proxy.Service{
 			{
 				Name:     "web-1",

@@ -15,6 +15,7 @@ type raw struct {
 		MTU        text `mapstructure:"mtu"`
 		Queues     text `mapstructure:"queues"`
 		TxQueueLen text `mapstructure:"txqueuelen"`
+		Steering   text `mapstructure:"steering"`
 	} `mapstructure:"tun"`
 	Routing struct {
 		Manage           text  `mapstructure:"manage"`
@@ -30,7 +31,9 @@ type raw struct {
 	} `mapstructure:"flows"`
 	StateDir   text `mapstructure:"state_dir"`
 	SecretFile text `mapstructure:"secret_file"`
-	Metrics    struct {
+	// SecretShared is whether other nodes have the same secret.
+	SecretShared text `mapstructure:"secret_shared"`
+	Metrics      struct {
 		Listen text `mapstructure:"listen"`
 	} `mapstructure:"metrics"`
 	Log struct {
@@ -66,6 +69,7 @@ var defaults = []struct{ key, value string }{
 	{"tun.mtu", auto},
 	{"tun.queues", auto},
 	{"tun.txqueuelen", "4096"},
+	{"tun.steering", auto},
 	{"routing.manage", "true"},
 	{"routing.table", "7332"},
 	{"routing.priority", "7300"},
@@ -76,6 +80,7 @@ var defaults = []struct{ key, value string }{
 	{"flows.transitory_timeout", "4m"},
 	{"state_dir", "/run/levee"},
 	{"secret_file", "/var/lib/levee/cookie.key"},
+	{"secret_shared", "false"},
 	{"metrics.listen", "127.0.0.1:9742"},
 	{"log.level", "info"},
 	{"log.format", "text"},

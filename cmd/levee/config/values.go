@@ -26,6 +26,7 @@ func (c checker) config(r raw) Config {
 			MTU:        c.autoNumber("tun.mtu", r.TUN.MTU, proxy.MinMTU, proxy.MaxMTU),
 			Queues:     c.autoNumber("tun.queues", r.TUN.Queues, 1, MaxQueues),
 			TxQueueLen: c.number("tun.txqueuelen", r.TUN.TxQueueLen, MinTxQueueLen, MaxTxQueueLen),
+			Steering:   c.word("tun.steering", r.TUN.Steering, auto, "off") == auto,
 		},
 		Routing: Routing{
 			Manage:   c.boolean("routing.manage", r.Routing.Manage),
@@ -37,9 +38,10 @@ func (c checker) config(r raw) Config {
 			IdleTimeout:       c.duration("flows.idle_timeout", r.Flows.IdleTimeout),
 			TransitoryTimeout: c.duration("flows.transitory_timeout", r.Flows.TransitoryTimeout),
 		},
-		StateDir:   c.path("state_dir", r.StateDir),
-		SecretFile: c.path("secret_file", r.SecretFile),
-		Metrics:    c.listen("metrics.listen", r.Metrics.Listen),
+		StateDir:     c.path("state_dir", r.StateDir),
+		SecretFile:   c.path("secret_file", r.SecretFile),
+		SecretShared: c.boolean("secret_shared", r.SecretShared),
+		Metrics:      c.listen("metrics.listen", r.Metrics.Listen),
 		Log: Log{
 			Level: c.level("log.level", r.Log.Level),
 			JSON:  c.word("log.format", r.Log.Format, "text", "json") == "json",

@@ -56,9 +56,21 @@ type TUN struct {
 	Queues int    `json:"queues"`
 	// Offload lists what the kernel granted, such as csum,tso4,tso6,ecn.
 	Offload string `json:"offload"`
+	// Steering is "ebpf" if first SYNs have queue 0 to themselves, otherwise "none: " and why.
+	Steering string `json:"steering"`
 	// RxDrops and TxDrops are the kernel's: packets from levee, and packets for levee.
 	RxDrops uint64 `json:"rx_drops"`
 	TxDrops uint64 `json:"tx_drops"`
+	// Rings are by queue; none without steering.
+	Rings []Ring `json:"rings,omitempty"`
+}
+
+// Ring is what became of the packets that the kernel chose a queue for. Dropped is exact if Exact; otherwise packets
+// were waiting when it was read, and it is the least that it can be.
+type Ring struct {
+	Chosen  uint64 `json:"chosen"`
+	Dropped uint64 `json:"dropped"`
+	Exact   bool   `json:"exact"`
 }
 
 // Worker is one worker's traffic: frames, of which a superpacket is one, and bytes of IP packet.

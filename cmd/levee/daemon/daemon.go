@@ -122,6 +122,9 @@ func (d *daemon) openTUN() (err error) {
 		return err
 	}
 	d.undo.add("TUN "+d.device.Name(), d.device.Close)
+	if err := d.device.Steering(); err != nil && d.cfg.TUN.Steering {
+		d.log.Warn("first SYNs share queues with other packets, which a flood can push out", "error", err)
+	}
 	return nil
 }
 

@@ -29,9 +29,11 @@ type Layout struct {
 
 // NewLayout looks at the machine and changes nothing. Its errors are one line each.
 func NewLayout(cfg config.Config) (*Layout, error) {
-	l := &Layout{TUN: tunnel.Config{Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen}}
+	l := &Layout{TUN: tunnel.Config{
+		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
+	}}
 	if l.TUN.Queues == 0 {
-		l.TUN.Queues = min(runtime.GOMAXPROCS(0), config.MaxQueues)
+		l.TUN.Queues = min(1+runtime.GOMAXPROCS(0), config.MaxQueues)
 	}
 	interfaces := append(append([]string(nil), cfg.Routing.ClientInterfaces...), cfg.Routing.ServerInterfaces...)
 	if cfg.Routing.Manage {
@@ -110,7 +112,9 @@ func newProxy(cfg config.Config, mtu int, secret cookie.Secret, now time.Time) (
 		IdleTimeout:       cfg.Flows.IdleTimeout,
 		TransitoryTimeout: cfg.Flows.TransitoryTimeout,
 		MTU:               mtu,
+		Memory:            flowMemory,
 		Secret:            secret,
+		SharedSecret:      cfg.SecretShared,
 	}, now)
 }
 

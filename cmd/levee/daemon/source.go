@@ -16,7 +16,17 @@ func (d *daemon) Status() control.Status {
 	s.Version = d.version
 	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
 	s.Ready = d.Ready()
-	s.TUN = control.TUN{Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String()}
+	s.TUN = control.TUN{
+		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
+	}
+	if err := d.device.Steering(); err != nil {
+		s.TUN.Steering = "none: " + err.Error()
+	}
+	if rings, err := d.device.Rings(); err == nil {
+		for _, r := range rings {
+			s.TUN.Rings = append(s.TUN.Rings, control.Ring(r))
+		}
+	}
 	if stats, err := d.device.Stats(); err == nil {
 		s.TUN.RxDrops, s.TUN.TxDrops = stats.RxDropped, stats.TxDropped
 	}
@@ -43,6 +53,9 @@ func (d *daemon) Snapshot() proxy.Snapshot { return d.proxy.Snapshot() }
 
 // TUNStats implements metrics.Source.
 func (d *daemon) TUNStats() (tunnel.Stats, error) { return d.device.Stats() }
+
+// Rings implements metrics.Source.
+func (d *daemon) Rings() ([]tunnel.RingStats, error) { return d.device.Rings() }
 
 // QueueStats implements metrics.Source.
 func (d *daemon) QueueStats() []tunnel.QueueStats {

@@ -17,6 +17,8 @@ type Source interface {
 	TUNStats() (tunnel.Stats, error)
 	// QueueStats are those of each queue.
 	QueueStats() []tunnel.QueueStats
+	// Rings are those of each queue's ring, none without steering.
+	Rings() ([]tunnel.RingStats, error)
 	// Ready says that traffic is protected.
 	Ready() bool
 }
@@ -79,6 +81,12 @@ func (c *collector) collectTUN(counter func(*prometheus.Desc, uint64, ...string)
 	if s, err := c.source.TUNStats(); err == nil {
 		counter(tunRxDrops, s.RxDropped)
 		counter(tunTxDrops, s.TxDropped)
+	}
+	if rings, err := c.source.Rings(); err == nil {
+		for q, r := range rings {
+			counter(tunRingPackets, r.Chosen, strconv.Itoa(q))
+			counter(tunRingDrops, r.Dropped, strconv.Itoa(q))
+		}
 	}
 	var sum [tunnel.NumRefusals]uint64
 	for _, q := range c.source.QueueStats() {

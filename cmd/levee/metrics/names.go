@@ -29,9 +29,11 @@ var (
 	flowsCapacity = desc("flows_capacity", "The most flows that the table holds.")
 	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
 
-	tunRxDrops = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
-	tunTxDrops = desc("tun_tx_drops_total", "Packets for levee that found their queue of the TUN full.")
-	tunRefused = desc("tun_refused_frames_total", "Frames from levee that the kernel did not take.", "reason")
+	tunRxDrops     = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
+	tunTxDrops     = desc("tun_tx_drops_total", "Packets for levee that found their queue of the TUN full.")
+	tunRingPackets = desc("tun_ring_packets_total", "Packets that the kernel chose this queue of the TUN for; a superpacket is one.", "queue")
+	tunRingDrops   = desc("tun_ring_drops_total", "Of those, the ones that found the queue full, as far as is known: exact when it is empty.", "queue")
+	tunRefused     = desc("tun_refused_frames_total", "Frames from levee that the kernel did not take.", "reason")
 
 	workerReceived      = desc("worker_received_frames_total", "Frames that the worker read; a superpacket is one.", "worker")
 	workerSent          = desc("worker_sent_frames_total", "Frames that the worker wrote; a superpacket is one.", "worker")
