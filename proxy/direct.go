@@ -4,16 +4,12 @@ package proxy
 // answers are not taken for strays, and nothing is translated. In such a flow the client of the record is the one
 // who opened it, here the protected server.
 //
-// Only the server side can send such a SYN, as the rules lead nothing else here that isn't for a protected address.
-// One that is, if to a port of no service, may come from anywhere: it passes, but makes no state.
+// Such a SYN may be forged: nobody has proved to be its source. Until its SYN-ACK comes the flow therefore counts as one that
+// makes room for others.
 func (w *Worker) outbound(svc *service, frame []byte) {
 	p := &w.pkt
-	switch {
-	case !saneFlags(p.Flags):
+	if !saneFlags(p.Flags) {
 		w.drop(DropBadFlags)
-		return
-	case w.proxy.policy.covers(&p.Dst):
-		w.pass(PassNoService, frame)
 		return
 	}
 	key, srcLow := keyOf(p)
@@ -24,7 +20,7 @@ func (w *Worker) outbound(svc *service, frame []byte) {
 	slot, found := s.find(&key, hash)
 	if !found {
 		var ok bool
-		if slot, ok = s.insert(&key, hash); !ok {
+		if slot, ok = s.insert(&key, hash, w.proxy.evict); !ok {
 			w.drop(DropTableFull)
 			return
 		}

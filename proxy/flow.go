@@ -103,6 +103,10 @@ func (f *flow) set(flag flowFlags, on bool) {
 	}
 }
 
+// evictable says that the flow makes room for a new one if the table is full: it is only remembered, or an outbound
+// connection that nobody has answered.
+func (f *flow) evictable() bool { return f.state.Ended() || f.has(direct) && f.state == StateOpening }
+
 // from says which side sent a packet, given whether its source is the low end of the key.
 func (f *flow) from(srcLow bool) side {
 	if srcLow == f.has(clientLow) {

@@ -64,7 +64,7 @@ func (w *Worker) syn(frame []byte) {
 	p := &w.pkt
 	if svc := w.proxy.policy.find(&p.Dst, p.DstPort); svc != nil {
 		if svc.Mode == ModeOff {
-			w.pass(PassModeOff, frame)
+			w.unproxied(PassModeOff, frame)
 			return
 		}
 		switch {
@@ -81,11 +81,17 @@ func (w *Worker) syn(frame []byte) {
 		}
 		return
 	}
+	w.unproxied(PassNoService, frame)
+}
+
+// unproxied handles a first SYN that levee doesn't answer.
+func (w *Worker) unproxied(why PassReason, frame []byte) {
+	p := &w.pkt
 	if svc := w.proxy.policy.find(&p.Src, p.SrcPort); svc != nil && svc.Mode != ModeOff {
 		w.outbound(svc, frame)
 		return
 	}
-	w.pass(PassNoService, frame)
+	w.pass(why, frame)
 }
 
 // stranger handles a segment of no flow that isn't a first SYN.
@@ -119,7 +125,7 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		w.drop(reason)
 		return
 	}
-	slot, ok := s.insert(key, hash)
+	slot, ok := s.insert(key, hash, w.proxy.evict)
 	if !ok {
 		w.drop(DropTableFull)
 		return

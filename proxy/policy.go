@@ -138,12 +138,6 @@ func (p *policy) find(addr *stack.Addr, port uint16) *service {
 	return nil
 }
 
-// covers says whether the address is in a service's prefix, whatever the port.
-func (p *policy) covers(addr *stack.Addr) bool {
-	_, ok := p.prefixes.Lookup(addr.Netip())
-	return ok
-}
-
 // mss is the largest segment, in bytes, that levee promises a client: never more than fits
 // the links it knows (RFC 6691).
 func (s *service) mss(v6 bool) uint16 {

@@ -146,10 +146,17 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 		return
 	}
 	s.setState(slot, to)
-	if to.Ended() {
+	if f.evictable() {
 		s.bury(slot)
 	} else if from != to || e == evHandshake {
 		s.arm(slot, w.proxy.due(f))
+	}
+}
+
+// evict keeps the counts right when a flow makes room for another.
+func (p *Proxy) evict(f *flow) {
+	if live(f.state) {
+		p.policy.services[f.service].flows.Add(-1)
 	}
 }
 
@@ -162,7 +169,7 @@ func (w *Worker) touch(s *stripe, slot uint32) {
 		return
 	}
 	f.lastSeen = w.now.tick
-	if f.state.Ended() {
+	if f.evictable() {
 		s.bury(slot) // keeps their list in the order of time-outs
 	}
 }
@@ -171,10 +178,9 @@ func (w *Worker) touch(s *stripe, slot uint32) {
 func (p *Proxy) due(f *flow) tick {
 	switch f.state {
 	case StateOpening:
-		if f.has(direct) {
-			return f.lastSeen + ticks(p.cfg.TransitoryTimeout)
+		if !f.has(direct) {
+			return f.lastSeen + synTimeout(f.tries)
 		}
-		return f.lastSeen + synTimeout(f.tries)
 	case StateOpen:
 		return f.lastSeen + ticks(p.cfg.IdleTimeout)
 	case StateClientClosed, StateServerClosed:

@@ -93,7 +93,7 @@ type stripe struct {
 	index []uint64
 	links links
 	wheel wheel
-	// ended lists the flows that are only remembered, the oldest first; free the unused slots.
+	// ended lists the flows that are evictable, the oldest first; free the unused slots.
 	ended, free uint32
 	// states counts flows by state.
 	states [NumStates]int
@@ -136,13 +136,15 @@ func (s *stripe) find(k *flowKey, hash uint64) (slot uint32, ok bool) {
 }
 
 // insert makes a flow for a key that has none, zero but for the key. If the stripe is full the
-// flow that ended first makes room; if none has ended, insert fails. The caller sets its state.
-func (s *stripe) insert(k *flowKey, hash uint64) (slot uint32, ok bool) {
+// flow that is evictable for longest makes room, after evict has been told; if none is, insert fails. The caller sets the state.
+func (s *stripe) insert(k *flowKey, hash uint64, evict func(*flow)) (slot uint32, ok bool) {
 	if s.links.empty(s.free) {
 		if s.links.empty(s.ended) {
 			return 0, false
 		}
-		s.remove(s.links.first(s.ended))
+		oldest := s.links.first(s.ended)
+		evict(&s.flows[oldest])
+		s.remove(oldest)
 	}
 	slot = s.links.first(s.free)
 	s.links.unlink(slot)
@@ -196,7 +198,7 @@ func (s *stripe) arm(slot uint32, deadline tick) {
 	s.links.push(s.wheel.head(deadline), slot)
 }
 
-// bury puts the flow at the end of the list of those that are only remembered. They all last equally
+// bury puts the flow at the end of the list of those that are evictable. They all last equally
 // long, so the list is in the order of their time-outs.
 func (s *stripe) bury(slot uint32) {
 	s.links.unlink(slot)

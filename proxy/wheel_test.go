@@ -20,7 +20,7 @@ func TestWheelAgainstModel(t *testing.T) {
 			if len(live) < 32 && rapid.Bool().Draw(t, "arm") {
 				k := key(next)
 				next++
-				slot, ok := s.insert(&k, s.hash.of(&k))
+				slot, ok := s.insert(&k, s.hash.of(&k), func(*flow) {})
 				if !ok {
 					t.Fatal("full")
 				}
@@ -68,7 +68,7 @@ func TestEndedInOrder(t *testing.T) {
 	due := func(f *flow) tick { return f.lastSeen + cookieLifetime }
 	for i := range 8 {
 		k := key(i)
-		slot, _ := s.insert(&k, s.hash.of(&k))
+		slot, _ := s.insert(&k, s.hash.of(&k), func(*flow) {})
 		s.flows[slot].lastSeen = tick(i)
 		s.setState(slot, StateReset)
 		s.bury(slot)

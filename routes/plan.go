@@ -89,7 +89,7 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 	p.rules = append(p.rules, rule)
 	// The kernel lets many rules share a priority if they differ; among these the order doesn't matter.
 	// No ports: it sees none in the fragments of a packet, and a connection must not be split.
-	rule.Table, rule.IPProto = cfg.Table, unix.IPPROTO_TCP
+	rule.Table = cfg.Table
 	for _, side := range []struct {
 		offset     int
 		interfaces []string
@@ -108,10 +108,22 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 				default:
 					rule.Src = prefix
 				}
-				p.rules = append(p.rules, rule)
+				for _, rule.IPProto = range protocolsOf(f) {
+					p.rules = append(p.rules, rule)
+				}
 			}
 		}
 	}
+}
+
+// protocolsOf returns the IP protocols whose packets may be TCP. The kernel's rules look behind some IPv6 extension headers, but not
+// behind an authentication header, a fragment header or more than fifteen: what they then see is the header where they
+// stopped, and TCP behind it must not get past levee. The little else that such rules catch levee passes on.
+func protocolsOf(f Family) []int {
+	if f == V4 {
+		return []int{unix.IPPROTO_TCP}
+	}
+	return []int{unix.IPPROTO_TCP, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_AH, unix.IPPROTO_DSTOPTS}
 }
 
 // addSysctls: those of the TUN come first, because most of them only help before it is up.

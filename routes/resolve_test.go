@@ -15,7 +15,7 @@ func TestAuto(t *testing.T) {
 		edit             edit
 		clients, servers []string
 	}{
-		{"each side its own", func(*Config, *Live) {}, []string{"eth0"}, []string{"eth1", "eth2"}},
+		{"each side its own", func(*Config, *Live) {}, []string{"eth0", "eth1", "eth2"}, []string{"eth1", "eth2"}},
 		{"the narrowest cover wins", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/25")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "192.0.2.0/25", "eth2"))
@@ -23,7 +23,7 @@ func TestAuto(t *testing.T) {
 		{"routes inside the prefix count too", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "192.0.2.64/26", "eth2"))
-		}, []string{"eth0"}, []string{"eth1", "eth2"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1", "eth2"}},
 		{"a hole inside the prefix does not", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			hole := testRoute(unix.RT_TABLE_MAIN, "192.0.2.64/26", "lo")
@@ -37,11 +37,11 @@ func TestAuto(t *testing.T) {
 		{"routes of one metric all count", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("2001:db8:1::/64")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "2001:db8:1::/64", "eth2"))
-		}, []string{"eth0"}, []string{"eth1", "eth2"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1", "eth2"}},
 		{"multipath", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes[1].Interfaces = []string{"eth2", "eth1"}
-		}, []string{"eth0"}, []string{"eth1", "eth2"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1", "eth2"}},
 		{"other tables do not count", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes = append(l.Routes, testRoute(99, "192.0.2.0/25", "eth2"))
@@ -58,7 +58,7 @@ func TestAuto(t *testing.T) {
 				Link{Name: "blue", Index: 23, Kind: "vrf", Up: true},
 				Link{Name: "blue0", Index: 24, Kind: "device", Up: true, Master: 23},
 			)
-		}, []string{"br0", "eth0"}, []string{"eth1", "eth2"}},
+		}, []string{"br0", "eth0", "eth1", "eth2"}, []string{"eth1", "eth2"}},
 		{"clients named, servers auto", func(c *Config, _ *Live) { c.ClientInterfaces = []string{"eth3"} }, []string{"eth3"}, []string{"eth1", "eth2"}},
 		{"servers named, clients auto, no route needed", func(c *Config, l *Live) {
 			c.ServerInterfaces = []string{"eth2"}
