@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark iproute2 python3
 
-.PHONY: all build demo test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -21,6 +21,11 @@ build:
 # What levee does, in under a minute.
 demo: build
 	bin/levee-lab demo --levee bin/levee
+
+# Side by side in one run: plain forwarding, the kernel's SYNPROXY, levee. A quarter of an hour on a quiet machine; the
+# table and its plots go to docs.
+bench: build
+	bin/levee-lab bench --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
 
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.

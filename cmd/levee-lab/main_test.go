@@ -35,12 +35,17 @@ func TestMisuse(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", exitMisused, "use demo or up"},
+		{"", exitMisused, "use demo, up or bench"},
 		{"dance", exitMisused, "dance"},
 		{"demo now", exitMisused, "now"},
 		{"demo --fast", exitMisused, "--fast"},
 		{"demo --duration 1h", exitMisused, "--duration"},
 		{"demo --levee /nonexistent/levee", exitFailed, "make build"},
+		{"bench now", exitMisused, "now"},
+		{"bench --repeat 0", exitMisused, "--repeat"},
+		{"bench --repeat 51", exitMisused, "--repeat"},
+		{"bench --only (", exitMisused, "--only"},
+		{"bench --levee /nonexistent/levee", exitFailed, "make build"},
 		{"up --clients 17", exitFailed, "at most 16"},
 	} {
 		var out, errs bytes.Buffer

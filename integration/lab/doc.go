@@ -1,6 +1,7 @@
 // Package lab builds a small network out of Linux network namespaces, and has what it takes to
-// use it: processes started inside, a web server and clients, packet loss, captures, counters
-// and a bounded SYN generator that can send into the lab and nowhere else.
+// use it: processes started inside, a web server and clients, packet loss and delay, captures, counters,
+// the kernel's own SYN proxy to compare with, crowds of synthetic connections, and a bounded SYN
+// generator. The latter two can send into the lab and nowhere else.
 //
 //	                        gateway (forwards IPv4 and IPv6; levee runs here)
 //	                     ┌──────────────────────────────┐
@@ -21,6 +22,9 @@
 // edge; with more of them, the /24 and /64 of a side are divided evenly, and in each part the first
 // address is the gateway's and the tenth the host's. Neighbours are permanent entries, so no ARP or
 // neighbour discovery mixes with the traffic.
+//
+// A client's line may be longer: Config.ClientDelays puts a namespace between two pairs, in which a Delay
+// holds every frame back for its time.
 //
 // The namespaces have no name in the file system: descriptors and threads of this process hold
 // them, and the kernel removes them with everything inside when the process ends, however it ends.

@@ -32,3 +32,21 @@ func FrameWriter(target netip.AddrPort) ([]byte, func([]byte)) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	return append([]byte(nil), t.frame...), func(frame []byte) { t.write(frame, rng) }
 }
+
+// ParseStat reads a table of /proc/net/stat.
+var ParseStat = parseStat
+
+// The two ways between a connection of a Crowd and its client's address and port.
+var (
+	CrowdAddr  = crowdAddr
+	CrowdIndex = crowdIndex
+)
+
+// CrowdRewrite parses a frame and writes what it understood.
+func CrowdRewrite(frame []byte) ([]byte, bool) {
+	var s crowdSegment
+	if !s.parse(frame) {
+		return nil, false
+	}
+	return s.appendTo(make([]byte, ethLen)), true
+}

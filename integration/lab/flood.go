@@ -6,13 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,9 +72,6 @@ type Flood struct {
 	err    error
 }
 
-// floodBatch is how many SYNs one system call sends at most.
-const floodBatch = 64
-
 // StartFlood sends SYNs out of the host's end of the link until a bound is reached, ctx is done or
 // Stop is called. It refuses every interface but a veth of the lab, in a namespace that the lab made.
 func (l *Link) StartFlood(ctx context.Context, cfg FloodConfig) (*Flood, error) {
@@ -123,28 +116,14 @@ func (f *Flood) Wait() (FloodResult, error) {
 	return f.result, f.err
 }
 
-// maxCatchUp is the delay that a flood makes up for. After a longer one, which a busy machine may
-// well cause, it goes on at its rate instead of sending in one burst what nobody can take.
-const maxCatchUp = 10 * time.Millisecond
-
 // send is the loop. That ctx is done is not an error.
 func (f *Flood) send(ctx context.Context, s *synSender, rate, count int) error {
-	begin := time.Now()
-	// With a rate, sent+skipped keeps up with rate times the time since begin.
-	skipped := 0
+	pace := newPacer(rate)
 	for sent := 0; sent < count && ctx.Err() == nil; {
-		n := min(floodBatch, count-sent)
-		if rate > 0 {
-			due := int(time.Since(begin).Seconds()*float64(rate)) - sent - skipped
-			if late := due - int(maxCatchUp.Seconds()*float64(rate)) - floodBatch; late > 0 {
-				due, skipped = due-late, skipped+late
-			}
-			// A millisecond's worth, or a batch, goes out at once.
-			if due < min(rate/1000+1, n) {
-				time.Sleep(max(time.Second/time.Duration(rate), 100*time.Microsecond))
-				continue
-			}
-			n = min(n, due)
+		n := pace.due(sent, min(floodBatch, count-sent))
+		if n == 0 {
+			time.Sleep(pace.pause())
+			continue
 		}
 		n, err := s.send(n)
 		sent += n
@@ -161,75 +140,21 @@ func (f *Flood) send(ctx context.Context, s *synSender, rate, count int) error {
 	return nil
 }
 
-// floodSocket opens a packet socket for the host's end, after making sure that this is a veth of
-// the lab.
-func (l *Link) floodSocket() (fd int, err error) {
-	e := &l.Host
-	err = e.Namespace.Do(func() error {
-		if err := e.checkOwn(); err != nil {
-			return err
-		}
-		// Protocol 0: it receives nothing.
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open packet socket: %w", err)
-		}
-		err := errors.Join(
-			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1),
-			unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: e.Index}))
-		if err != nil {
-			return errors.Join(fmt.Errorf("bind packet socket to %s: %w", e, err), unix.Close(fd))
-		}
-		return nil
-	})
-	if err != nil {
-		return -1, err
-	}
-	return fd, nil
-}
-
-// checkOwn makes sure that the end is a veth in a namespace that the lab made. It runs inside.
-func (e *End) checkOwn() error {
-	here, err := netns.Get()
-	if err != nil {
-		return err
-	}
-	defer here.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(here), &st); err != nil {
-		return fmt.Errorf("identify the namespace: %w", err)
-	}
-	if n, _ := made.Load(st.Ino); n != e.Namespace {
-		return fmt.Errorf("%s is not in a namespace of the lab", e)
-	}
-	link, err := netlink.LinkByIndex(e.Index)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", e, err)
-	}
-	if link.Type() != "veth" || link.Attrs().Name != e.Name {
-		return fmt.Errorf("%s is not a veth of the lab but %s %s", e, link.Type(), link.Attrs().Name)
-	}
-	return nil
-}
+// floodSocket opens a packet socket that sends out of the host's end.
+func (l *Link) floodSocket() (int, error) { return l.Host.frameSocket(0, nil) }
 
 // synSender sends batches of SYNs. One goroutine uses it.
 type synSender struct {
-	fd       int
+	frameSender
 	template *synTemplate
 	rng      *rand.Rand
-	frames   [floodBatch][]byte
-	iovecs   [floodBatch]unix.Iovec
-	messages [floodBatch]unix.Mmsghdr
 }
 
 func newSYNSender(fd int, t *synTemplate) *synSender {
-	s := &synSender{fd: fd, template: t, rng: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	s := &synSender{template: t, rng: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+	s.init(fd)
 	for i := range s.frames {
-		s.frames[i] = append([]byte(nil), t.frame...)
-		s.iovecs[i].Base = &s.frames[i][0]
-		s.iovecs[i].SetLen(len(t.frame))
-		s.messages[i].Hdr.Iov = &s.iovecs[i]
-		s.messages[i].Hdr.SetIovlen(1)
+		s.setFrame(i, append([]byte(nil), t.frame...))
 	}
 	return s
 }
@@ -239,10 +164,5 @@ func (s *synSender) send(n int) (int, error) {
 	for _, frame := range s.frames[:n] {
 		s.template.write(frame, s.rng)
 	}
-	sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&s.messages[0])), uintptr(n), 0, 0, 0)
-	runtime.KeepAlive(s)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(sent), nil
+	return s.frameSender.send(n)
 }

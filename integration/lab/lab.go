@@ -19,6 +19,9 @@ type Config struct {
 	// Attacker adds a namespace with a link of its own to the gateway, so that a flood doesn't
 	// fill the clients' links.
 	Attacker bool
+	// ClientDelays[i], where there is one above 0, is how much longer than on a wire what client i sends, and what is sent
+	// to it, is on its way: its round-trip time is twice that. At most MaxDelay.
+	ClientDelays []time.Duration
 }
 
 // Host is a namespace at the edge of the lab.
@@ -54,6 +57,14 @@ func New(cfg Config) (*Lab, error) {
 	if cfg.Clients > maxHosts || cfg.Servers > maxHosts {
 		return nil, fmt.Errorf("a lab has at most %d clients and %d servers", maxHosts, maxHosts)
 	}
+	if len(cfg.ClientDelays) > cfg.Clients {
+		return nil, fmt.Errorf("%d delays for %d clients", len(cfg.ClientDelays), cfg.Clients)
+	}
+	for _, d := range cfg.ClientDelays {
+		if d < 0 || d > MaxDelay {
+			return nil, fmt.Errorf("a delay of %v: use 0 to %v", d, MaxDelay)
+		}
+	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("making network namespaces needs root: run it as root or with sudo")
 	}
@@ -78,21 +89,25 @@ func (l *Lab) build(cfg Config) error {
 		}
 	}
 	for i := range cfg.Clients {
-		h, err := l.host("client", i, subnet(ClientPrefix4, i, cfg.Clients), subnet(ClientPrefix6, i, cfg.Clients))
+		delay := time.Duration(0)
+		if i < len(cfg.ClientDelays) {
+			delay = cfg.ClientDelays[i]
+		}
+		h, err := l.host("client", i, delay, subnet(ClientPrefix4, i, cfg.Clients), subnet(ClientPrefix6, i, cfg.Clients))
 		if err != nil {
 			return err
 		}
 		l.Clients = append(l.Clients, h)
 	}
 	for i := range cfg.Servers {
-		h, err := l.host("server", i, subnet(ServerPrefix4, i, cfg.Servers), subnet(ServerPrefix6, i, cfg.Servers))
+		h, err := l.host("server", i, 0, subnet(ServerPrefix4, i, cfg.Servers), subnet(ServerPrefix6, i, cfg.Servers))
 		if err != nil {
 			return err
 		}
 		l.Servers = append(l.Servers, h)
 	}
 	if cfg.Attacker {
-		if l.Attacker, err = l.host("attack", 0, AttackerPrefix4, AttackerPrefix6); err != nil {
+		if l.Attacker, err = l.host("attack", 0, 0, AttackerPrefix4, AttackerPrefix6); err != nil {
 			return err
 		}
 		for _, p := range []netip.Prefix{SpoofedPrefix4, SpoofedPrefix6} {
@@ -118,14 +133,22 @@ func (l *Lab) namespace(name string) (*Namespace, error) {
 	return n, err
 }
 
-func (l *Lab) host(kind string, i int, subnet4, subnet6 netip.Prefix) (*Host, error) {
+func (l *Lab) host(kind string, i int, delay time.Duration, subnet4, subnet6 netip.Prefix) (*Host, error) {
 	name := kind + strconv.Itoa(i)
 	n, err := l.namespace(name)
 	if err != nil {
 		return nil, err
 	}
-	link, err := connect(n, l.Gateway, name, subnet4, subnet6)
+	var link *Link
+	if delay > 0 {
+		link, err = l.delayedLink(n, name, delay)
+	} else {
+		link, err = newLink(n, l.Gateway, name)
+	}
 	if err != nil {
+		return nil, err
+	}
+	if err := link.connect(subnet4, subnet6); err != nil {
 		return nil, err
 	}
 	l.links = append(l.links, link)

@@ -24,51 +24,60 @@ type End struct {
 	Addr4, Addr6 netip.Addr
 }
 
-// Link is a veth pair between the gateway and another namespace of the lab.
+// Link is a veth pair between the gateway and another namespace of the lab, or two pairs with a Delay between
+// them.
 type Link struct {
 	Host, Gateway End
+	// Delay is nil if there is none.
+	Delay *Delay
 }
 
-// connect makes a veth pair between host and gateway, called hostIf and gatewayIf, with addresses of
-// the two subnets, permanent neighbours, and host's default routes toward the gateway.
-func connect(host, gateway *Namespace, gatewayIf string, subnet4, subnet6 netip.Prefix) (*Link, error) {
-	l, err := newLink(host, gateway, gatewayIf)
-	if err != nil {
-		return nil, fmt.Errorf("connect %s to %s: %w", host.Name, gateway.Name, err)
-	}
-	if err := l.address(subnet4, subnet6); err != nil {
-		return nil, fmt.Errorf("connect %s to %s: %w", host.Name, gateway.Name, err)
-	}
-	for _, any := range []string{"0.0.0.0/0", "::/0"} {
-		if err := l.route(host, netip.MustParsePrefix(any)); err != nil {
-			return nil, err
-		}
-	}
-	return l, nil
-}
-
-// newLink makes the pair inside the two namespaces, so that it never shows up in another.
+// newLink makes a veth pair between host and gateway, called hostIf and gatewayIf.
 func newLink(host, gateway *Namespace, gatewayIf string) (*Link, error) {
-	pair := netlink.NewVeth(netlink.LinkAttrs{Name: gatewayIf, TxQLen: -1})
-	pair.PeerName, pair.PeerNamespace = hostIf, netlink.NsFd(host.handle)
-	if err := gateway.nl.LinkAdd(pair); err != nil {
-		return nil, fmt.Errorf("add veth pair %s: %w", gatewayIf, err)
-	}
 	l := &Link{
 		Host:    End{Namespace: host, Name: hostIf},
 		Gateway: End{Namespace: gateway, Name: gatewayIf},
 	}
-	for _, e := range l.ends() {
+	if err := pair(&l.Host, &l.Gateway); err != nil {
+		return nil, fmt.Errorf("connect %s to %s: %w", host.Name, gateway.Name, err)
+	}
+	return l, nil
+}
+
+// connect gives both ends addresses of the two subnets, permanent neighbours, and the host its default
+// routes toward the gateway.
+func (l *Link) connect(subnet4, subnet6 netip.Prefix) error {
+	host, gateway := l.Host.Namespace, l.Gateway.Namespace
+	if err := l.address(subnet4, subnet6); err != nil {
+		return fmt.Errorf("connect %s to %s: %w", host.Name, gateway.Name, err)
+	}
+	for _, any := range []string{"0.0.0.0/0", "::/0"} {
+		if err := l.route(host, netip.MustParsePrefix(any)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pair makes a veth pair inside two namespaces, so that it never shows up in another, and sets it up. The
+// ends, whose namespaces and names are given, learn the rest.
+func pair(a, b *End) error {
+	veth := netlink.NewVeth(netlink.LinkAttrs{Name: b.Name, TxQLen: -1})
+	veth.PeerName, veth.PeerNamespace = a.Name, netlink.NsFd(a.Namespace.handle)
+	if err := b.Namespace.nl.LinkAdd(veth); err != nil {
+		return fmt.Errorf("add veth pair %s: %w", b, err)
+	}
+	for _, e := range []*End{a, b} {
 		link, err := e.link()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := e.Namespace.nl.LinkSetUp(link); err != nil {
-			return nil, fmt.Errorf("set %s up: %w", e, err)
+			return fmt.Errorf("set %s up: %w", e, err)
 		}
 		e.Index, e.HardwareAddr = link.Attrs().Index, link.Attrs().HardwareAddr
 	}
-	return l, nil
+	return nil
 }
 
 // waitUp waits until both ends carry packets and know their addresses: kernel workers see to that
@@ -192,9 +201,13 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// SetMTU sets the MTU of both ends, in bytes of IP packet.
+// SetMTU sets the MTU of the whole link, in bytes of IP packet.
 func (l *Link) SetMTU(mtu int) error {
-	for _, e := range l.ends() {
+	ends := l.ends()
+	if l.Delay != nil {
+		ends = append(ends, &l.Delay.near, &l.Delay.far)
+	}
+	for _, e := range ends {
 		link, err := e.link()
 		if err != nil {
 			return err

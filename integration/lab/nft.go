@@ -107,24 +107,12 @@ func (e *End) CountSYNs(swallow bool) (*SYNCounter, error) {
 
 // Read returns how many packets came in so far.
 func (s *SYNCounter) Read() (syns, synAcks int, err error) {
-	c, err := s.namespace.nft()
+	packets, err := s.namespace.ruleCounters(s.chain)
+	if err == nil && len(packets) != 2 {
+		err = fmt.Errorf("%d counters instead of 2", len(packets))
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("read SYN counter of %s: %w", s.chain.Device, err)
-	}
-	rules, err := c.GetRules(s.chain.Table, s.chain)
-	if err != nil {
-		return 0, 0, fmt.Errorf("read SYN counter of %s: %w", s.chain.Device, err)
-	}
-	var packets []int
-	for _, r := range rules {
-		for _, x := range r.Exprs {
-			if counter, ok := x.(*expr.Counter); ok {
-				packets = append(packets, int(counter.Packets))
-			}
-		}
-	}
-	if len(packets) != 2 {
-		return 0, 0, fmt.Errorf("read SYN counter of %s: %d counters instead of 2", s.chain.Device, len(packets))
 	}
 	return packets[0], packets[1], nil
 }
