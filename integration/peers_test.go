@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -245,14 +246,16 @@ func TestSSH(t *testing.T) {
 		addr := p.server.AddrPort(v6, 22)
 
 		const tries = 50
-		var direct time.Duration
+		var without []time.Duration
 		for range tries {
 			took, err := banner(t.Context(), p.server.Namespace, addr)
 			if err != nil {
 				t.Fatalf("without levee: %v", err)
 			}
-			direct = max(direct, took)
+			without = append(without, took)
 		}
+		slices.Sort(without)
+		direct := without[tries/2]
 		var late int
 		for i := range tries {
 			took, err := banner(t.Context(), p.client.Namespace, addr)
@@ -261,7 +264,7 @@ func TestSSH(t *testing.T) {
 			}
 			if took > direct+20*time.Millisecond {
 				late++
-				t.Logf("connection %d: banner after %s, without levee at most %s", i, took, direct)
+				t.Logf("connection %d: banner after %s, without levee %s in the median", i, took, direct)
 			}
 		}
 		if late > 0 {
@@ -289,7 +292,27 @@ func TestManyConnections(t *testing.T) {
 		p := protect(t, options{"timestamps": "true"})
 		nginx(t, p.server)
 		url := fmt.Sprintf("http://%s/hello", p.server.AddrPort(v6, 80))
+		most := make(chan int)
+		done := make(chan struct{})
+		go func() {
+			open := 0
+			for {
+				select {
+				case <-done:
+					most <- open
+					return
+				case <-time.After(200 * time.Millisecond):
+				}
+				if status, err := p.levee.Status(t.Context()); err == nil {
+					open = max(open, status.Flows.Open)
+				}
+			}
+		}()
 		out := run(t, p.client.Namespace, time.Minute, "wrk", "-t2", "-c1000", "-d5s", "--timeout", "5s", url)
+		close(done)
+		if open := <-most; open < 1000 {
+			t.Errorf("at most %d connections were open at once", open)
+		}
 		t.Log(lastLines(out, 3))
 		if strings.Contains(out, "Socket errors") || strings.Contains(out, "Non-2xx") {
 			t.Error(out)

@@ -179,6 +179,16 @@ func TestLoss(t *testing.T) {
 					}
 				}
 				fetchAndStore(t, p, v6, 10<<20)
+				// Blocks that don't fit what was sent are discarded: translated wrongly they would be on the wire and no use.
+				for name, h := range map[string]*lab.Host{"client": p.client, "server": p.server} {
+					n, err := h.Counters()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n["TcpExtTCPSackRecovery"] == 0 || n["TcpExtTCPSACKDiscard"] != 0 {
+						t.Errorf("%s: %d recoveries by SACK, %d SACK blocks discarded", name, n["TcpExtTCPSackRecovery"], n["TcpExtTCPSACKDiscard"])
+					}
+				}
 				for where, c := range captures {
 					if err := c.Stop(); err != nil {
 						t.Fatal(err)
@@ -294,10 +304,14 @@ func TestFullWindow(t *testing.T) {
 			}
 		}
 	}
-	// Smaller buffers say little: there the receiver's own accounting of memory, which differs between a packet that came
-	// through a TUN and one that didn't, decides what fits.
-	for _, buffer := range []string{"1000000", "6291456"} {
-		t.Run("buffer "+buffer, func(t *testing.T) {
+	for _, promised := range []string{"2", "7", "14"} {
+		// Smaller buffers say little: there the receiver's own accounting of memory, which differs between a packet that came
+		// through a TUN and one that didn't, decides what fits. A promise of 2 can't express more than 256 KB.
+		buffer := "6291456"
+		if promised == "2" {
+			buffer = "250000"
+		}
+		t.Run("promised "+promised, func(t *testing.T) {
 			rmem := "4096 " + buffer + " " + buffer
 			l := labtest.New(t, lab.Config{})
 			if err := l.Servers[0].SetSysctl("net.ipv4.tcp_rmem", rmem); err != nil {
@@ -305,11 +319,18 @@ func TestFullWindow(t *testing.T) {
 			}
 			direct := fill(t, l.Clients[0], l.Servers[0])
 
-			p := protect(t, options{"timestamps": "true"})
+			p := protect(t, options{"timestamps": "true", "wscale": promised})
 			if err := p.server.SetSysctl("net.ipv4.tcp_rmem", rmem); err != nil {
 				t.Fatal(err)
 			}
 			spliced := fill(t, p.client, p.server)
+			// What the client was promised and what the server does: different, or the test shows nothing.
+			scales := regexp.MustCompile(`wscale:(\d+),(\d+)`)
+			told := scales.FindStringSubmatch(sockets(t, p.client.Namespace, 7777))
+			does := scales.FindStringSubmatch(sockets(t, p.server.Namespace, 7777))
+			if told == nil || does == nil || told[1] != promised || (promised != "7" && does[2] == promised) {
+				t.Fatalf("the client was told %v, the server does %v", told, does)
+			}
 			t.Logf("the receiver took %d bytes directly, %d through levee", direct, spliced)
 			if ratio := float64(spliced) / float64(direct); ratio < 0.8 || ratio > 1.25 {
 				t.Errorf("the receiver took %d bytes directly and %d through levee", direct, spliced)

@@ -200,3 +200,87 @@ func TestOutboundToModeOff(t *testing.T) {
 		t.Errorf("%d packets come back: no_flow drops %d", n, s.Proxy.Snapshot().Drops[proxy.DropNoFlow])
 	}
 }
+
+// TestFloodFromProtectedAddressesSparesClosing: nor the room of connections that are closing.
+func TestFloodFromProtectedAddressesSparesClosing(t *testing.T) {
+	for _, flood := range []bool{false, true} {
+		v := variant{timestamps: true}
+		cfg := v.config()
+		cfg.Proxy.Capacity = 1000
+		cfg.Proxy.Services[0].Ports = []proxy.PortRange{{First: 80, Last: 80}}
+		s := newSession(t, v, cfg)
+		s.open()
+		s.Peer(netip.MustParseAddr("192.0.2.99"), true)
+		s.client.CloseWrite()
+		s.Advance(50 * time.Millisecond)
+		answer := data(4, 5_000)
+		s.Hooks[proxytest.ToClient] = []proxytest.Hook{proxytest.DropFirst(3, func(p *proxytest.Packet) bool { return p.TCP.PayloadLen > 0 })}
+		s.server.Send(answer)
+		s.server.Close()
+		s.Advance(3 * time.Millisecond)
+		s.wantState(proxy.StateTimeWait)
+		if flood {
+			for i := range 1000 {
+				syn := stack.Segment{Src: stack.AddrFrom(netip.MustParseAddr("192.0.2.98")), Dst: stack.AddrFrom(netip.MustParseAddr("192.0.2.99")),
+					SrcPort: 80, DstPort: uint16(1000 + i), Seq: seqnum.Value(i), Flags: header.TCPFlagSyn, Window: 65535, WScale: stack.WScaleNone}
+				s.Inject(proxytest.FromClient, proxytest.Frame(&syn, nil))
+			}
+		}
+		s.Advance(20 * time.Second)
+		if n := len(s.client.Received()); n != len(answer) {
+			t.Errorf("flood %v: the client has %d of %d bytes; no_flow drops %d", flood, n, len(answer), s.Proxy.Snapshot().Drops[proxy.DropNoFlow])
+		}
+	}
+}
+
+// TestLateSegmentOfGrandparent sends a copy of the ACK of the connection before the last on the same tuple.
+func TestLateSegmentOfGrandparent(t *testing.T) {
+	forVariants(t, false, func(t *testing.T, v variant) {
+		s := newSession(t, v, v.config())
+		c := newRawClient(s)
+		c.open()
+		old := c.segment(0)
+		for range 2 { // two more connections from the same port
+			s.server.Close()
+			s.Until("FIN", soon, func() bool { return c.got(fin | ack) })
+			f := c.segment(0)
+			f.Flags |= header.TCPFlagFin
+			f.Ack++
+			c.Send(&f, nil)
+			s.Advance(time.Second)
+			c.isn += 5_000_000
+			c.tsval += 5000
+			c.open()
+		}
+		victim := s.server
+		c.send(0, data(1, 100))
+		s.received("server", victim, data(1, 100))
+		c.Send(&old, nil)
+		s.Advance(100 * time.Millisecond)
+		if err := victim.Err(); err != nil {
+			t.Errorf("the live connection sees %v", err)
+		}
+	})
+}
+
+// TestPlainCookieSparesStampedFlow forges an ACK without timestamps, whose cookie has far fewer bits, on the tuple of a connection
+// with timestamps. (It is made with the secret, to save eight million packets.)
+func TestPlainCookieSparesStampedFlow(t *testing.T) {
+	v := variant{timestamps: true}
+	s := newSession(t, v, v.config())
+	c := newRawClient(s)
+	c.open()
+	victim := s.server
+	var secret cookie.Secret
+	for i := range secret {
+		secret[i] = byte(uint64(1)>>(i%8*8)) ^ byte(i+1)
+	}
+	tuple := cookie.Tuple{Client: stack.AddrFrom(raw4), Server: stack.AddrFrom(v.serverAddr().Addr()), ClientPort: clientPort, ServerPort: serverPort}
+	k := cookie.NewMaker(secret).Issue(s.Clock.Now().Unix(), &tuple, 123456, cookie.Options{MSS: 1460, WScale: 7, SACK: true})
+	forged := c.Segment(c.port, v.serverAddr(), 123457, seqnum.Value(k)+1) // no timestamps
+	c.Send(&forged, nil)
+	s.Advance(100 * time.Millisecond)
+	if err := victim.Err(); err != nil {
+		t.Errorf("the victim's connection: %v", err)
+	}
+}

@@ -92,9 +92,9 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 
 // reopen starts a new incarnation of the flow's tuple if the client's segment in work carries the cookie of one, and
 // says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one, nor is that of the
-// incarnation before.
+// incarnation before, nor, while the flow is in use, one of a smaller initial sequence number.
 func (w *Worker) reopen(s *stripe, slot uint32) bool {
-	f := &s.flows[slot]
+	p, f := &w.pkt, &s.flows[slot]
 	if f.has(direct) {
 		return false
 	}
@@ -108,7 +108,13 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		// same. That holds after a reset too: it may have been lost, and another by the server tells the client.
 		return false
 	}
-	if f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
+	if live(f.state) && f.has(timestamps) && !p.Options.Timestamps {
+		// Far fewer of its bits are MAC: it is too easily forged to end a connection that shows timestamps.
+		return false
+	}
+	// A client's initial sequence numbers grow (RFC 6528), except after a restart, when it has been silent.
+	old := seqnum.Value(valid.ClientISN).LessThan(f.clientISN) && live(f.state) && w.now.tick-f.lastSeen <= inUse
+	if old || f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
 		w.drop(DropReplay)
 		return true
 	}
@@ -128,6 +134,9 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	f.former = former
 	return true
 }
+
+// inUse is how long after its last packet a flow counts as in use.
+const inUse = 4 * ticksPerSecond
 
 // enter moves a flow by an event, and sees to the counts and its time-out.
 func (w *Worker) enter(s *stripe, slot uint32, e event) {

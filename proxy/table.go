@@ -73,7 +73,7 @@ func indexSize(capacity int) int {
 	return size
 }
 
-func linksSize(capacity int) int { return capacity + 2 + wheelSlots }
+func linksSize(capacity int) int { return capacity + 3 + wheelSlots }
 
 // stripe is the stripe for a hash.
 func (t *table) stripe(hash uint64) *stripe { return &t.stripes[hash&uint64(len(t.stripes)-1)] }
@@ -93,8 +93,8 @@ type stripe struct {
 	index []uint64
 	links links
 	wheel wheel
-	// ended lists the flows that are evictable, the oldest first; free the unused slots.
-	ended, free uint32
+	// unproven and ended list the flows that are evictable (see flow.evictable), the oldest first; free the unused slots.
+	unproven, ended, free uint32
 	// states counts flows by state.
 	states [NumStates]int
 
@@ -108,7 +108,7 @@ func (s *stripe) init(hash hasher, capacity int, memory *[]byte) {
 	s.flows = carve[flow](memory, capacity)
 	s.index = carve[uint64](memory, indexSize(capacity))
 	s.links = carve[link](memory, linksSize(capacity))
-	s.ended, s.free, s.wheel.first = n, n+1, n+2
+	s.unproven, s.ended, s.free, s.wheel.first = n, n+1, n+2, n+3
 	for i := range s.links {
 		s.links.init(uint32(i))
 	}
@@ -139,10 +139,14 @@ func (s *stripe) find(k *flowKey, hash uint64) (slot uint32, ok bool) {
 // flow that is evictable for longest makes room, after evict has been told; if none is, insert fails. The caller sets the state.
 func (s *stripe) insert(k *flowKey, hash uint64, evict func(*flow)) (slot uint32, ok bool) {
 	if s.links.empty(s.free) {
-		if s.links.empty(s.ended) {
+		list := s.unproven // first of all: whoever made them need not exist
+		if s.links.empty(list) {
+			list = s.ended
+		}
+		if s.links.empty(list) {
 			return 0, false
 		}
-		oldest := s.links.first(s.ended)
+		oldest := s.links.first(list)
 		evict(&s.flows[oldest])
 		s.remove(oldest)
 	}
@@ -198,9 +202,13 @@ func (s *stripe) arm(slot uint32, deadline tick) {
 	s.links.push(s.wheel.head(deadline), slot)
 }
 
-// bury puts the flow at the end of the list of those that are evictable. They all last equally
-// long, so the list is in the order of their time-outs.
+// bury puts an evictable flow at the end of its list. They all last equally long, so the lists are in the
+// order of their time-outs.
 func (s *stripe) bury(slot uint32) {
+	list := s.unproven
+	if s.flows[slot].state.Ended() {
+		list = s.ended
+	}
 	s.links.unlink(slot)
-	s.links.push(s.ended, slot)
+	s.links.push(list, slot)
 }

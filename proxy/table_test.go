@@ -106,7 +106,7 @@ func checkStripe(t rapid.TB, s *stripe) {
 				t.Fatalf("slot %d: its neighbour does not point back", n)
 			}
 			state := s.flows[n].state
-			if (head == s.free) != (state == StateFree) || (head == s.ended) != state.Ended() {
+			if (head == s.free) != (state == StateFree) || (head == s.ended || head == s.unproven) != (state.Ended()) {
 				t.Fatalf("slot %d in state %s is in list %d (free %d, ended %d)", n, state, head, s.free, s.ended)
 			}
 		}

@@ -44,15 +44,17 @@ func (s *stripe) expire(now tick, budget int, due func(f *flow) tick, fire func(
 			fire(slot)
 		}
 	}
-	for !s.links.empty(s.ended) {
-		slot := s.links.first(s.ended)
-		if at := due(&s.flows[slot]); at > now {
-			break
+	for _, list := range [...]uint32{s.unproven, s.ended} {
+		for !s.links.empty(list) {
+			slot := s.links.first(list)
+			if at := due(&s.flows[slot]); at > now {
+				break
+			}
+			if budget--; budget < 0 {
+				return 0
+			}
+			fire(slot)
 		}
-		if budget--; budget < 0 {
-			return 0
-		}
-		fire(slot)
 	}
 	return budget
 }

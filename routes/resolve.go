@@ -47,12 +47,10 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 		if len(left) > 0 {
 			s.notes = append(s.notes, "Not taken as client interfaces: "+listed(left)+".")
 		}
-		if len(found) == 0 || len(s.servers) > 1 {
-			// One-armed, clients can only come from where the servers are. With several server interfaces, hosts behind one are
-			// clients of the servers behind another; their SYNs must not go around levee when the answers go through it.
-			found = append(found, s.servers...)
-			slices.Sort(found)
-		}
+		// Other hosts may be behind the servers' interfaces too, and be clients of servers behind another or, by way of a router,
+		// the same: their SYNs must not go around levee when the answers go through it.
+		found = append(found, s.servers...)
+		slices.Sort(found)
 		return found, nil
 	})
 	return s, err

@@ -19,7 +19,7 @@ func TestAuto(t *testing.T) {
 		{"the narrowest cover wins", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/25")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "192.0.2.0/25", "eth2"))
-		}, []string{"eth0", "eth1"}, []string{"eth2"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth2"}},
 		{"routes inside the prefix count too", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "192.0.2.64/26", "eth2"))
@@ -29,11 +29,11 @@ func TestAuto(t *testing.T) {
 			hole := testRoute(unix.RT_TABLE_MAIN, "192.0.2.64/26", "lo")
 			hole.Type = unix.RTN_UNREACHABLE
 			l.Routes = append(l.Routes, hole)
-		}, []string{"eth0", "eth2"}, []string{"eth1"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1"}},
 		{"the best metric wins", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes = append(l.Routes, metric(testRoute(unix.RT_TABLE_MAIN, "192.0.2.0/24", "eth2"), 50))
-		}, []string{"eth0", "eth2"}, []string{"eth1"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1"}},
 		{"routes of one metric all count", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("2001:db8:1::/64")
 			l.Routes = append(l.Routes, testRoute(unix.RT_TABLE_MAIN, "2001:db8:1::/64", "eth2"))
@@ -45,10 +45,10 @@ func TestAuto(t *testing.T) {
 		{"other tables do not count", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("192.0.2.0/24")
 			l.Routes = append(l.Routes, testRoute(99, "192.0.2.0/25", "eth2"))
-		}, []string{"eth0", "eth2"}, []string{"eth1"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth1"}},
 		{"the default route serves if nothing else does", func(c *Config, l *Live) {
 			c.Prefixes = prefixes("203.0.113.0/24")
-		}, []string{"eth1", "eth2"}, []string{"eth0"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth0"}},
 		{"one-armed", func(_ *Config, l *Live) { oneArmed(l) }, []string{"eth0"}, []string{"eth0"}},
 		{"not the TUN, ports, VRFs or what is down", func(_ *Config, l *Live) {
 			l.Links = append(l.Links,
@@ -63,7 +63,7 @@ func TestAuto(t *testing.T) {
 		{"servers named, clients auto, no route needed", func(c *Config, l *Live) {
 			c.ServerInterfaces = []string{"eth2"}
 			l.Routes = nil
-		}, []string{"eth0", "eth1"}, []string{"eth2"}},
+		}, []string{"eth0", "eth1", "eth2"}, []string{"eth2"}},
 		{"a port of a VRF may be named", func(c *Config, l *Live) {
 			c.ClientInterfaces = []string{"blue0"}
 			l.Links = append(l.Links, Link{Name: "blue", Index: 23, Kind: "vrf", Up: true}, Link{Name: "blue0", Index: 24, Kind: "device", Master: 23})

@@ -20,11 +20,10 @@ const FrameSize = stack.VirtioLen + maxPacket
 
 const maxPacket = 65535
 
-// maxBatchBytes ends a batch of Recv, in bytes. A batch is read whole before its
-// first frame is looked at, so beyond the size of a core's second-level cache (256 KiB and
-// up) every header, and on Send every payload, would have to come back from further away.
-// Reasoned, not measured.
-const maxBatchBytes = 256 << 10
+// maxBatchBytes ends a batch of Recv, in bytes: a superpacket or two. A batch is read whole before its
+// first frame is sent, and what is still in the core's nearest caches then is copied fastest. Against
+// 256 KiB, bulk data took about a tenth less CPU for each byte, in two runs each on a 2-core VM.
+const maxBatchBytes = 96 << 10
 
 const (
 	// sendWait is how long Send waits when the kernel has no room for a frame. It has none only
@@ -71,7 +70,7 @@ func newQueue(fd, wake int, file io.Closer, name string) *Queue {
 }
 
 // Recv reads the frames that are waiting, at most one into each element of frames and
-// little more than 256 KiB in all, and reslices each to what it read. Every element must have a
+// at most two superpackets, or a little more in all, and reslices each to what it read. Every element must have a
 // capacity of FrameSize. If none is waiting it waits at most the given time for the first;
 // a wait of 0 or less doesn't wait. It returns how many it read: 0 without an error when the
 // time has passed, and now and then before. The error matches os.ErrClosed after

@@ -35,7 +35,7 @@ const services = `
 flows: {capacity: 1000}
 services:
   - {name: web, prefixes: [192.0.2.0/24, "2001:db8:1::/64"], ports: [80, 443]}
-  - {name: ssh, prefixes: [192.0.2.0/24], ports: [22], mode: off}
+  - {name: ssh, prefixes: [192.0.2.0/25, "2001:db8:1:0:8000::/65"], ports: [22], mode: off}
 `
 
 func newGateway(t *testing.T, yaml string) *gateway {

@@ -129,7 +129,7 @@ func (d *daemon) openTUN() (err error) {
 }
 
 func (d *daemon) openProxy() (err error) {
-	if d.proxy, err = newProxy(d.cfg, d.layout.MTU, d.secret, d.start); err != nil {
+	if d.proxy, err = proxy.New(proxyConfig(d.cfg, d.layout.MTU, d.secret), d.start); err != nil {
 		return err
 	}
 	d.undo.add("workers", d.startWorkers())

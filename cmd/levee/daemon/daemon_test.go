@@ -3,9 +3,11 @@ package daemon
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"levee/cmd/levee/config"
 	"levee/proxy"
 	"levee/proxy/cookie"
+	"levee/routes"
 )
 
 func TestChooseMTU(t *testing.T) {
@@ -62,7 +65,7 @@ func TestAcceptedByThePackages(t *testing.T) {
 		if err := layout.TUN.Validate(); err != nil {
 			t.Errorf("%s: tunnel: %v", name, err)
 		}
-		if _, err := newProxy(cfg, layout.MTU, cookie.Secret{1}, time.Unix(1e9, 0)); err != nil {
+		if _, err := proxy.New(proxyConfig(cfg, layout.MTU, cookie.Secret{1}), time.Unix(1e9, 0)); err != nil {
 			t.Errorf("%s: proxy: %v", name, err)
 		}
 	}
@@ -183,5 +186,40 @@ func TestClaimRefusesLinks(t *testing.T) {
 	}
 	if data, _ := os.ReadFile(target); string(data) != "precious" {
 		t.Error("the lock was written through a link")
+	}
+}
+
+// Every setting reaches the package that it is for.
+func TestSettingsArrive(t *testing.T) {
+	service := func(name string, prefixes ...string) proxy.Service {
+		s := proxy.Service{Name: name, Mode: proxy.ModeAlways}
+		for _, p := range prefixes {
+			s.Prefixes = append(s.Prefixes, netip.MustParsePrefix(p))
+		}
+		return s
+	}
+	cfg := config.Config{
+		TUN:      config.TUN{Name: "tun7"},
+		Routing:  config.Routing{Table: 8, Priority: 9, ClientInterfaces: []string{"c"}, ServerInterfaces: []string{"s"}},
+		Flows:    config.Flows{Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute},
+		StateDir: "/state", SecretShared: true,
+		Services: []proxy.Service{service("a", "192.0.2.0/25"), service("b", "192.0.2.128/25", "2001:db8::/64")},
+	}
+	got := proxyConfig(cfg, 1400, cookie.Secret{14})
+	if got.Memory == nil {
+		t.Error("the flow table lies in Go's heap")
+	}
+	got.Memory = nil
+	if want := (proxy.Config{
+		Services: cfg.Services, Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute,
+		MTU: 1400, Secret: cookie.Secret{14}, SharedSecret: true,
+	}); !reflect.DeepEqual(got, want) {
+		t.Errorf("proxy: %+v, want %+v", got, want)
+	}
+	if got, want := routesConfig(cfg), (routes.Config{
+		TUN: "tun7", Table: 8, Priority: 9, ClientInterfaces: []string{"c"}, ServerInterfaces: []string{"s"}, StateFile: "/state/sysctls.json",
+		Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("192.0.2.128/25"), netip.MustParsePrefix("2001:db8::/64")},
+	}); !reflect.DeepEqual(got, want) {
+		t.Errorf("routes: %+v, want %+v", got, want)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"time"
 
 	"levee/cmd/levee/config"
 	"levee/proxy"
@@ -104,9 +103,9 @@ func routesConfig(cfg config.Config) routes.Config {
 // sysctlFile is where routes keeps what it has to restore.
 func sysctlFile(stateDir string) string { return filepath.Join(stateDir, "sysctls.json") }
 
-// newProxy makes the proxy for a configuration on links of at least mtu bytes.
-func newProxy(cfg config.Config, mtu int, secret cookie.Secret, now time.Time) (*proxy.Proxy, error) {
-	return proxy.New(proxy.Config{
+// proxyConfig is the configuration of the proxy on links of at least mtu bytes.
+func proxyConfig(cfg config.Config, mtu int, secret cookie.Secret) proxy.Config {
+	return proxy.Config{
 		Services:          cfg.Services,
 		Capacity:          cfg.Flows.Capacity,
 		IdleTimeout:       cfg.Flows.IdleTimeout,
@@ -115,7 +114,7 @@ func newProxy(cfg config.Config, mtu int, secret cookie.Secret, now time.Time) (
 		Memory:            flowMemory,
 		Secret:            secret,
 		SharedSecret:      cfg.SecretShared,
-	}, now)
+	}
 }
 
 // String returns the commands that do the same by hand, one on a line, with comments.
