@@ -172,3 +172,51 @@ func TestModeOffTracksNothing(t *testing.T) {
 		t.Errorf("passed %v, flows by state %v", got.Passed, got.Flows)
 	}
 }
+
+// TestICMP sends errors that quote segments of a flow toward the server.
+func TestICMP(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		from side
+		seq  seqnum.Value // as the quoted segment had it when it passed the router, the server's from its first byte on
+		want seqnum.Value // as the server sees it; 0 if the error is dropped
+	}{
+		{name: "in flight", from: server, seq: 0, want: 5001},
+		{name: "the last byte sent", from: server, seq: 999, want: 6000},
+		{name: "beyond what was sent", from: server, seq: 1000},
+		{name: "long ago", from: server, seq: 0xfffeef00},
+		{name: "the client's", from: client, seq: 1001, want: 1001},
+	} {
+		r := newRig(t, DefaultOptions())
+		isn := r.open()
+		flows := r.proxy.table.stripes[0].flows
+		for i := range flows {
+			if flows[i].state == StateOpen {
+				flows[i].half[server].end = 6001 // a thousand bytes sent
+			}
+		}
+		seq := tt.seq
+		if tt.from == server {
+			seq += isn + 1 // the router is on the client's side
+		}
+		quoted := r.segment(tt.from, stack.Segment{Seq: seq, Flags: flagACK, WScale: WScaleNone})[stack.VirtioLen:]
+		packet := append([]byte{0x45, 0, 0, byte(28 + len(quoted)), 0, 0, 0, 0, 64, 1, 0, 0, 203, 0, 113, 1}, quoted[12:16]...)
+		packet = append(append(packet, 3, 4, 0, 0, 0, 0, 5, 0), quoted...)
+		r.link.in, r.link.sent = [][]byte{append(make([]byte, stack.VirtioLen), packet...)}, 0
+		if _, err := r.worker.Step(r.clock, 0); err != nil {
+			t.Fatal(err)
+		}
+		dropped := r.proxy.Snapshot().Drops[DropICMP]
+		if tt.want == 0 {
+			if r.link.sent != 0 || dropped != 1 {
+				t.Errorf("%s: %d packets sent, %d dropped", tt.name, r.link.sent, dropped)
+			}
+			continue
+		}
+		var p stack.Packet
+		var q stack.Quote
+		if r.link.sent != 1 || dropped != 0 || p.Parse(r.link.last[stack.VirtioLen:], false) != stack.KindOther || !q.Parse(&p) || q.Seq != tt.want {
+			t.Errorf("%s: %d packets sent, %d dropped, quoting %d, want %d", tt.name, r.link.sent, dropped, q.Seq, tt.want)
+		}
+	}
+}

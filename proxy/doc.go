@@ -20,7 +20,8 @@
 //	  │ ◀─────────────────────────── StateTimeWait ◀─────────── FIN │   remembered for one cookie lifetime
 //
 // SACK edges move with the acknowledgement number, timestamps by a difference of their own, and
-// windows from the scale of the host that sent them to the scale the other was told.
+// windows from the scale of the host that sent them to the scale the other was told. An ICMP error on its way to the server has Δ
+// taken off the number that it quotes.
 //
 // # Who owns what
 //

@@ -134,6 +134,14 @@ func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end)
 }
 
+// inFlight says whether a sequence number of the server's, as it sent it, can be of a segment that is on its way: within what it has sent
+// and no longer ago than the client's window.
+func (f *flow) inFlight(seq seqnum.Value) bool {
+	const minWindow = 66000 // allows for windows that were larger than any we saw
+	end := f.half[server].end
+	return !seq.LessThan(end-seqnum.Value(max(f.half[client].maxWindow, minWindow))) && seq.LessThan(end)
+}
+
 // unexpected says whether a client's segment looks like the last of a handshake and isn't what its flow would bring next: an
 // acknowledgement without data whose sequence number isn't where the client's data ended. Keep-alives and old duplicates are
 // that, and rarely the handshake of a new incarnation whose numbers are near the old one's.

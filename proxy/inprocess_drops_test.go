@@ -1,11 +1,14 @@
 package proxy_test
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
 	"levee/proxy"
 	"levee/proxy/proxytest"
+	"levee/stack"
+	"levee/stack/stacktest"
 )
 
 // Every reason for a drop has a test that sees it.
@@ -68,6 +71,13 @@ func TestEveryDropReason(t *testing.T) {
 			p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort
 			p.Ack = p.Seq
 			return proxytest.Frame(&p, nil) // an ACK of the SYN that is no SYN-ACK
+		}},
+		{proxy.DropICMP, nil, func(s *session) []byte {
+			// A server's segment of no flow is too long for a router.
+			quoted := stacktest.Segment{Src: v.serverAddr(), Dst: netip.AddrPortFrom(raw4, 4444), Seq: 1}.Packet()
+			packet := append([]byte{0x45, 0, 0, byte(28 + len(quoted)), 0, 0, 0, 0, 64, 1, 0, 0, 203, 0, 113, 1}, quoted[12:16]...)
+			packet = append(append(packet, 3, 4, 0, 0, 0, 0, 5, 0), quoted...)
+			return append(make([]byte, stack.VirtioLen), packet...)
 		}},
 	} {
 		t.Run(test.reason.String(), func(t *testing.T) {

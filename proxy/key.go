@@ -16,10 +16,15 @@ type flowKey struct {
 
 // keyOf is the key of p's connection, and whether p's source is its low end.
 func keyOf(p *stack.Packet) (k flowKey, srcLow bool) {
-	if lessEnd(&p.Src, p.SrcPort, &p.Dst, p.DstPort) {
-		return flowKey{p.Src, p.Dst, p.SrcPort, p.DstPort}, true
+	return keyOfEnds(&p.Src, p.SrcPort, &p.Dst, p.DstPort)
+}
+
+// keyOfEnds is the key of a connection by its ends, and whether the first is the low one.
+func keyOfEnds(a *stack.Addr, aPort uint16, b *stack.Addr, bPort uint16) (k flowKey, aLow bool) {
+	if lessEnd(a, aPort, b, bPort) {
+		return flowKey{*a, *b, aPort, bPort}, true
 	}
-	return flowKey{p.Dst, p.Src, p.DstPort, p.SrcPort}, false
+	return flowKey{*b, *a, bPort, aPort}, false
 }
 
 func lessEnd(a *stack.Addr, aPort uint16, b *stack.Addr, bPort uint16) bool {

@@ -27,7 +27,7 @@ func (w *Worker) packet(frame []byte) {
 		w.pass(PassFragment, frame)
 		return
 	case stack.KindOther:
-		w.pass(PassNotTCP, frame)
+		w.icmp(frame)
 		return
 	default:
 		w.drop(kindDrops[kind])

@@ -34,6 +34,8 @@ const (
 	DropTableFull
 	// DropBadAck: a server's segment that doesn't fit levee's SYN.
 	DropBadAck
+	// DropICMP: an ICMP error about no segment of a protected server's that can be under way.
+	DropICMP
 
 	// NumDropReasons is the number of reasons.
 	NumDropReasons
@@ -54,6 +56,7 @@ var dropNames = [NumDropReasons]string{
 	DropOpening:       "opening",
 	DropTableFull:     "table_full",
 	DropBadAck:        "bad_ack",
+	DropICMP:          "icmp",
 }
 
 // String returns the reason's word, in snake case.
@@ -73,7 +76,7 @@ const (
 	PassNoService PassReason = iota
 	// PassModeOff: the service's mode is off.
 	PassModeOff
-	// PassNotTCP: not TCP.
+	// PassNotTCP: not TCP, nor an ICMP error about a server's segment.
 	PassNotTCP
 	// PassFragment: a later fragment, which has no TCP header to translate.
 	PassFragment

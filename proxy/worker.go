@@ -37,6 +37,7 @@ type Worker struct {
 
 	buffers, frames [][]byte
 	pkt             stack.Packet
+	quote           stack.Quote
 	// now is the time of the batch in work.
 	now instant
 

@@ -19,6 +19,7 @@ const (
 	loopBreaker  = 0
 	fromClients  = 1
 	fromServers  = 2
+	fromGateway  = 3
 	prioritySpan = 10
 )
 

@@ -93,7 +93,7 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 	for _, side := range []struct {
 		offset     int
 		interfaces []string
-	}{{fromClients, p.sides.clients}, {fromServers, p.sides.servers}} {
+	}{{fromClients, p.sides.clients}, {fromServers, p.sides.servers}, {fromGateway, []string{loopback}}} {
 		for _, rule.Iif = range side.interfaces {
 			for _, prefix := range prefixes {
 				if familyOf(prefix) != f {
@@ -103,12 +103,12 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 				rule.Src, rule.Dst = netip.Prefix{}, netip.Prefix{}
 				switch {
 				case prefix.Bits() == 0: // the kernel lists such a rule without it
-				case side.offset == fromClients:
+				case side.offset != fromServers:
 					rule.Dst = prefix
 				default:
 					rule.Src = prefix
 				}
-				for _, rule.IPProto = range protocolsOf(f) {
+				for _, rule.IPProto = range protocolsOf(f, side.offset) {
 					p.rules = append(p.rules, rule)
 				}
 			}
@@ -116,14 +116,27 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 	}
 }
 
+// loopback is the interface that packets of the gateway's own come in by, as rules see it.
+const loopback = "lo"
+
 // protocolsOf returns the IP protocols whose packets may be TCP. The kernel's rules look behind some IPv6 extension headers, but not
 // behind an authentication header, a fragment header or more than fifteen: what they then see is the header where they
 // stopped, and TCP behind it must not get past levee. The little else that such rules catch levee passes on.
-func protocolsOf(f Family) []int {
-	if f == V4 {
-		return []int{unix.IPPROTO_TCP}
+//
+// ICMP toward the servers comes too, as errors quote sequence numbers that levee has translated; so do the gateway's own.
+func protocolsOf(f Family, offset int) []int {
+	icmp, tcp := unix.IPPROTO_ICMP, []int{unix.IPPROTO_TCP}
+	if f == V6 {
+		icmp = unix.IPPROTO_ICMPV6
+		tcp = append(tcp, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_AH, unix.IPPROTO_DSTOPTS)
 	}
-	return []int{unix.IPPROTO_TCP, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_AH, unix.IPPROTO_DSTOPTS}
+	switch offset {
+	case fromGateway:
+		return []int{icmp}
+	case fromClients:
+		return append(tcp, icmp)
+	}
+	return tcp
 }
 
 // addSysctls: those of the TUN come first, because most of them only help before it is up.
@@ -140,6 +153,7 @@ func (p *Plan) addSysctls(live *Live) {
 		} else {
 			why := "Packets from the TUN carry addresses of either side: check that they are routable, not where to."
 			set(sysctl{key: confKey(V4, tun+"/rp_filter"), value: "2", why: why, ofTUN: true})
+			set(sysctl{key: confKey(V4, tun+"/accept_local"), value: "1", why: "The gateway's own ICMP errors come back from the TUN.", ofTUN: true})
 		}
 		p.notes = append(p.notes, "rp_filter of the other interfaces stays as it is: the reverse lookup goes by the rules below, so that even strict mode passes.")
 	}

@@ -54,7 +54,7 @@ func (p *Packet) Apply(e *Edit) {
 		p.applyOptions(tcp, &edit, &sum)
 	}
 	if !p.Partial && sum != 0 {
-		sum.apply(tcp)
+		sum.apply(tcp, offChecksum)
 	}
 }
 
@@ -105,10 +105,10 @@ func (s *sum16) put16(b []byte, at int, v uint16) {
 	*s += sum16(old) + sum16(v)
 }
 
-// apply updates the checksum in the TCP header (RFC 1624 eqn. 3).
-func (s sum16) apply(tcp []byte) {
-	old := ^binary.BigEndian.Uint16(tcp[offChecksum:])
-	binary.BigEndian.PutUint16(tcp[offChecksum:], ^fold(uint64(s)+uint64(old)))
+// apply updates the checksum at b[at:] (RFC 1624 eqn. 3).
+func (s sum16) apply(b []byte, at int) {
+	old := ^binary.BigEndian.Uint16(b[at:])
+	binary.BigEndian.PutUint16(b[at:], ^fold(uint64(s)+uint64(old)))
 }
 
 // fold adds the carries back in until 16 bits are left.

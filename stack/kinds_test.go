@@ -60,7 +60,7 @@ func oddities4() map[string]oddity {
 		"options up to the end":              {changed(s, func(b []byte) { b[0] = 0x4f; b[3] = 60 }), stack.KindTruncated},
 		"UDP":                                {changed(s, put(9, 17)), stack.KindOther},
 		"ICMP":                               {changed(s, put(9, 1)), stack.KindOther},
-		"fragment of UDP":                    {changed(s, func(b []byte) { b[9] = 17; b[7] = 9 }), stack.KindOther},
+		"fragment of UDP":                    {changed(s, func(b []byte) { b[9] = 17; b[7] = 9 }), stack.KindLaterFragment},
 		"later fragment":                     {fragment(185, 24), stack.KindLaterFragment},
 		"fragment over the header":           {fragment(1|stacktest.MoreFragments, 8), stack.KindLaterFragment},
 		"last possible fragment":             {fragment(0x1fff, 1), stack.KindLaterFragment},

@@ -17,7 +17,8 @@ const (
 	KindTCP Kind = iota
 	// KindLaterFragment is a fragment that does not start at offset 0: it has no TCP header. Src and Dst are set.
 	KindLaterFragment
-	// KindOther is a sound IP packet that carries something other than TCP. Src and Dst are set.
+	// KindOther is a sound IP packet, or the first fragment of one, that carries something other than TCP. Src, Dst, L4
+	// and Protocol are set.
 	KindOther
 	// KindTruncated is shorter than its IP header says, or too short for the fixed part of a TCP header.
 	KindTruncated
@@ -51,8 +52,11 @@ const (
 type Packet struct {
 	// IP is the packet, without what may have followed its total length.
 	IP []byte
-	// L4 is the offset in bytes of the TCP header in IP, and HeaderLen the length of that header with its options.
+	// L4 is the offset in bytes, in IP, of the TCP header or of whatever else follows the IP headers; HeaderLen is the length
+	// of the TCP header with its options.
 	L4, HeaderLen int
+	// Protocol is the IP protocol number of what is at L4.
+	Protocol uint8
 	// PayloadLen is the number of TCP payload bytes in this packet.
 	PayloadLen int
 
@@ -101,13 +105,14 @@ func (p *Packet) parse4(b []byte) Kind {
 	p.IP = b[:total]
 	p.L4 = headerLen
 	p.Src, p.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
-	if ip.Protocol() != uint8(header.TCPProtocolNumber) {
-		return KindOther
-	}
+	p.Protocol = ip.Protocol()
 	if ip.FragmentOffset() != 0 {
 		return KindLaterFragment
 	}
 	p.FirstFragment = ip.More()
+	if p.Protocol != uint8(header.TCPProtocolNumber) {
+		return KindOther
+	}
 	return p.parseTCP()
 }
 
@@ -133,7 +138,7 @@ func (p *Packet) parse6(b []byte) Kind {
 		size := 0
 		switch next {
 		case uint8(header.TCPProtocolNumber):
-			p.L4 = at
+			p.L4, p.Protocol = at, next
 			return p.parseTCP()
 		case extHopByHop, extRouting, extDestOptions:
 			if at+2 > total {
@@ -156,6 +161,7 @@ func (p *Packet) parse6(b []byte) Kind {
 			}
 			p.FirstFragment = p.FirstFragment || offset&1 != 0 // a second such header takes nothing back
 		default:
+			p.L4, p.Protocol = at, next
 			return KindOther
 		}
 		if at+size > total {

@@ -70,7 +70,7 @@ func wantPacket(t rapid.TB, s *stacktest.Segment, packet []byte) *stack.Packet {
 	t.Helper()
 	headerLen := 20 + (len(s.Options)+3)/4*4
 	return &stack.Packet{
-		IP: packet, L4: len(packet) - len(s.Payload) - headerLen, HeaderLen: headerLen, PayloadLen: len(s.Payload),
+		IP: packet, L4: len(packet) - len(s.Payload) - headerLen, Protocol: 6, HeaderLen: headerLen, PayloadLen: len(s.Payload),
 		Src: stack.AddrFrom(s.Src.Addr()), Dst: stack.AddrFrom(s.Dst.Addr()), SrcPort: s.Src.Port(), DstPort: s.Dst.Port(),
 		Seq: seqnum.Value(s.Seq), Ack: seqnum.Value(s.Ack), Flags: header.TCPFlags(s.Flags), Window: s.Window,
 		Options: wantOptions(t, s.Options), V6: s.Src.Addr().Is6(), FirstFragment: s.FirstFragment(), Partial: s.Partial,
