@@ -245,30 +245,35 @@ func TestSSH(t *testing.T) {
 		clientOptions := sshd(t, p.server)
 		addr := p.server.AddrPort(v6, 22)
 
-		const tries = 50
-		var without []time.Duration
-		for range tries {
-			took, err := banner(t.Context(), p.server.Namespace, addr)
-			if err != nil {
-				t.Fatalf("without levee: %v", err)
+		// In turn, so that both meet the same machine, which may be busy with something else: a round that was disturbed is
+		// repeated. What levee caused would be there each time.
+		const tries, rounds = 50, 3
+		for round := range rounds {
+			var direct, through []time.Duration
+			for range tries {
+				for _, way := range []struct {
+					from *lab.Namespace
+					took *[]time.Duration
+				}{{p.server.Namespace, &direct}, {p.client.Namespace, &through}} {
+					took, err := banner(t.Context(), way.from, addr)
+					if err != nil {
+						t.Fatalf("from %s: %v", way.from.Name, err)
+					}
+					*way.took = append(*way.took, took)
+				}
 			}
-			without = append(without, took)
-		}
-		slices.Sort(without)
-		direct := without[tries/2]
-		var late int
-		for i := range tries {
-			took, err := banner(t.Context(), p.client.Namespace, addr)
-			if err != nil {
-				t.Fatalf("connection %d: %v", i, err)
+			slices.Sort(direct)
+			slices.Sort(through)
+			// The slowest direct one is no measure if it is very slow: a second lost must show.
+			limit := min(direct[tries-1], 250*time.Millisecond) + 20*time.Millisecond
+			t.Logf("banner direct %s (at most %s), through levee %s (at most %s)",
+				direct[tries/2], direct[tries-1], through[tries/2], through[tries-1])
+			if through[tries-1] <= limit && through[tries/2] <= direct[tries/2]+20*time.Millisecond {
+				break
 			}
-			if took > direct+20*time.Millisecond {
-				late++
-				t.Logf("connection %d: banner after %s, without levee %s in the median", i, took, direct)
+			if round == rounds-1 {
+				t.Errorf("banners were late in each of %d rounds", rounds)
 			}
-		}
-		if late > 0 {
-			t.Errorf("%d of %d banners were late", late, tries)
 		}
 		counters, err := p.server.Counters()
 		if err != nil {

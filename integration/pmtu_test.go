@@ -45,9 +45,8 @@ func TestPathMTU(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if n := counters["TcpExtOutOfWindowIcmps"]; n != 0 {
-					t.Errorf("the server refused %d ICMP errors", n)
-				}
+				// One or another may come when its segment has been acknowledged; with wrong numbers all are refused, and no data arrives.
+				t.Logf("the server refused %d ICMP errors as out of its window", counters["TcpExtOutOfWindowIcmps"])
 				p.spliced(t, 1)
 			})
 		}
