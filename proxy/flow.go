@@ -115,13 +115,15 @@ func (f *flow) from(srcLow bool) side {
 	return server
 }
 
+// minAckWindow is how far back, in bytes, an acknowledgement or a quoted segment may be at least: it allows for windows that
+// were larger than any we saw (netfilter's MAXACKWINCONST).
+const minAckWindow = 66000
+
 // plausible says whether a segment from side s, whose acknowledgement is ack in the numbers of the record, can belong to this
 // incarnation of the connection: its data within the window its receiver ever offered, its
 // acknowledgement within what the peer has sent (the bounds of netfilter's tcp_in_window()).
 func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 	from, to := &f.half[s], &f.half[s.peer()]
-	// Allows for windows that were larger than any we saw.
-	const minAckWindow = 66000
 	lowest := from.end - seqnum.Value(max(to.maxWindow, 1))
 	highest := to.ack + seqnum.Value(max(to.maxWindow, 1))
 	if p.End().LessThan(lowest) || highest.LessThan(p.Seq) {
@@ -137,9 +139,8 @@ func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 // inFlight says whether a sequence number of the server's, as it sent it, can be of a segment that is on its way: within what it has sent
 // and no longer ago than the client's window.
 func (f *flow) inFlight(seq seqnum.Value) bool {
-	const minWindow = 66000 // allows for windows that were larger than any we saw
 	end := f.half[server].end
-	return !seq.LessThan(end-seqnum.Value(max(f.half[client].maxWindow, minWindow))) && seq.LessThan(end)
+	return !seq.LessThan(end-seqnum.Value(max(f.half[client].maxWindow, minAckWindow))) && seq.LessThan(end)
 }
 
 // unexpected says whether a client's segment looks like the last of a handshake and isn't what its flow would bring next: an
