@@ -29,7 +29,7 @@ func TestImports(t *testing.T) {
 	only := map[string][]string{
 		"github.com/spf13/viper":                    {"levee/cmd/levee/config"},
 		"github.com/prometheus/client_golang":       {"levee/cmd/levee/metrics"},
-		"github.com/vishvananda/netlink":            {"levee/routes", "levee/integration"},
+		"github.com/vishvananda/netlink":            {"levee/routes", "levee/tunnel", "levee/integration"},
 		"github.com/google/nftables":                {"levee/integration"},
 		"golang.zx2c4.com/wireguard":                {"levee/tunnel"},
 		"github.com/cilium/ebpf":                    {"levee/tunnel"},

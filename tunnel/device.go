@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -92,13 +93,26 @@ func (d *Device) tune(cfg Config) error {
 	if err := d.setLink(unix.SIOCSIFTXQLEN, cfg.TxQueueLen); err != nil {
 		return fmt.Errorf("interface %s: set queue length %d: %w", d.name, cfg.TxQueueLen, err)
 	}
-	d.ring, d.dropped = cfg.TxQueueLen, make([]uint64, cfg.Queues)
 	var err error
 	if d.index, err = d.linkIndex(); err != nil {
 		return fmt.Errorf("interface %s: read its index: %w", d.name, err)
 	}
+	if err := d.withoutDiscipline(); err != nil {
+		return fmt.Errorf("interface %s: take away its queueing discipline: %w", d.name, err)
+	}
+	d.ring, d.dropped = cfg.TxQueueLen, make([]uint64, cfg.Queues)
 	d.steering, d.notSteered = startSteering(cfg, fd)
 	return nil
+}
+
+// withoutDiscipline sets the queueing discipline noqueue: packets go straight into the ring of their queue. Any other
+// only costs time, a fifth of that of answering a SYN: a TUN takes every packet at once, and drops what its
+// ring has no room for, so that nothing ever waits in the discipline.
+func (d *Device) withoutDiscipline() error {
+	return netlink.QdiscReplace(&netlink.GenericQdisc{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: d.index, Parent: netlink.HANDLE_ROOT},
+		QdiscType:  "noqueue",
+	})
 }
 
 // startSteering makes the device of a queue's descriptor steer, or says why it doesn't.

@@ -41,6 +41,14 @@ func TestOpenAndClose(t *testing.T) {
 				t.Errorf("MTU %d, txqueuelen %d, flags %v, not persistent %v; want 1400, %d, down, true",
 					l.MTU, l.TxQLen, l.Flags, l.NonPersist, tt.wantTxQueueLen)
 			}
+			ns.up(t, "levee0") // which is when the kernel gives an interface its default discipline
+			disciplines, err := ns.link.QdiscList(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(disciplines) != 1 || disciplines[0].Type() != "noqueue" {
+				t.Errorf("queueing disciplines %v, want only noqueue", disciplines)
+			}
 			if err := d.Close(); err != nil {
 				t.Errorf("close: %v", err)
 			}

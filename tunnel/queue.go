@@ -109,7 +109,7 @@ func (q *Queue) drain(frames [][]byte) (int, error) {
 			panic("tunnel: a frame given to Recv has less capacity than FrameSize")
 		}
 		frame := frames[n][:FrameSize]
-		length, err := unix.Read(q.fd, frame)
+		length, err := rawRead(q.fd, frame)
 		if err == unix.EAGAIN || err == unix.EINTR {
 			break
 		}
@@ -201,7 +201,7 @@ func (q *Queue) write(frame []byte, tries *int) error {
 		return errOversize
 	}
 	for {
-		_, err := unix.Write(q.fd, frame)
+		_, err := rawWrite(q.fd, frame)
 		if err != unix.EAGAIN && err != unix.EINTR || *tries == 0 {
 			return err
 		}

@@ -22,6 +22,11 @@ func (d *daemon) startWorkers() (stop func() error) {
 	for _, queue := range d.device.Queues() {
 		workers = append(workers, d.proxy.NewWorker(queue))
 	}
+	// A worker that comes back from waiting must never queue for its share of Go's scheduler behind other workers:
+	// who runs is the kernel's to decide. The two more are for everything else that the daemon does.
+	if n := len(workers) + 2; runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
+	}
 	for i, worker := range workers {
 		group.Go(func() error {
 			// Never unlocked: nothing else is to run on the thread of a busy worker.
