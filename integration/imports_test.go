@@ -17,13 +17,14 @@ import (
 func TestImports(t *testing.T) {
 	// Of our own packages, these may be imported, themselves and what lies inside them apart.
 	own := map[string][]string{
-		"levee/stack":           {},
-		"levee/proxy":           {"levee/stack"},
-		"levee/tunnel":          {"levee/stack"},
-		"levee/routes":          {},
-		"levee/integration/lab": {"levee/stack", "levee/routes/routestest"},
-		"levee/cmd/levee":       {"levee/stack", "levee/proxy", "levee/tunnel", "levee/routes"},
-		"levee/cmd/levee-lab":   {"levee/integration/lab"},
+		"levee/stack":              {},
+		"levee/proxy":              {"levee/stack"},
+		"levee/tunnel":             {"levee/stack"},
+		"levee/routes":             {},
+		"levee/integration/lab":    {"levee/stack", "levee/routes/routestest"},
+		"levee/integration/script": {"levee/stack/stacktest", "levee/integration/lab"},
+		"levee/cmd/levee":          {"levee/stack", "levee/proxy", "levee/tunnel", "levee/routes"},
+		"levee/cmd/levee-lab":      {"levee/integration/lab"},
 	}
 	// These libraries, with what lies inside them, only in these rooms (tests apart).
 	only := map[string][]string{

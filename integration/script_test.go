@@ -1,0 +1,103 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+
+	"levee/integration/lab"
+	"levee/integration/lab/labtest"
+	"levee/integration/script"
+)
+
+// scriptFolder holds the packet scripts; the package comment of integration/script says how they are written.
+const scriptFolder = "testdata/scripts"
+
+// scriptsAtOnce bounds how many scripts share the machine's cores: they mostly wait.
+const scriptsAtOnce = 48
+
+func loadScripts(t *testing.T) []*script.Script {
+	t.Helper()
+	list, err := script.Load(os.DirFS(scriptFolder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// scriptRun is a script over one family, and how it ended.
+type scriptRun struct {
+	*script.Script
+	family script.Family
+	err    error
+}
+
+// runScripts runs scripts over their families, side by side, each group of one configuration on a lab of its own that start makes
+// ready.
+func runScripts(t *testing.T, list []*script.Script, start func(*testing.T, *lab.Lab, options)) []*scriptRun {
+	t.Helper()
+	grounds := map[string]*script.Ground{}
+	var runs []*scriptRun
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, scriptsAtOnce)
+	for _, s := range list {
+		o := options{}
+		for _, setting := range s.Config {
+			o[setting.Key] = setting.Value
+		}
+		key := fmt.Sprint(o) // in the order of the keys
+		g := grounds[key]
+		if g == nil {
+			l := labtest.New(t, lab.Config{})
+			start(t, l, o)
+			var err error
+			if g, err = script.NewGround(l); err != nil {
+				t.Fatal(err)
+			}
+			grounds[key] = g
+		}
+		for _, f := range s.Families {
+			r := &scriptRun{Script: s, family: f}
+			runs = append(runs, r)
+			wg.Go(func() {
+				limit <- struct{}{}
+				r.err = g.Run(s, f)
+				<-limit
+			})
+		}
+	}
+	wg.Wait()
+	return runs
+}
+
+func startLeveeForScripts(t *testing.T, l *lab.Lab, o options) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	labtest.StartLevee(t, l, path, config(o))
+}
+
+// TestScripts runs every script against levee. One that is known to fail must fail: once it passes, its "known" line goes.
+func TestScripts(t *testing.T) {
+	labtest.RequireRoot(t)
+	for _, r := range runScripts(t, loadScripts(t), startLeveeForScripts) {
+		t.Run(r.Name+" "+r.family.String(), func(t *testing.T) {
+			var unexpected *script.Failure
+			known := r.Known[r.family]
+			switch {
+			case r.err != nil && !errors.As(r.err, &unexpected):
+				t.Error(r.err)
+			case known == "" && r.err != nil:
+				t.Errorf("%s\n%v", r.Summary, r.err)
+			case known != "" && r.err == nil:
+				t.Errorf("it passes: it is no longer known to fail (%s)", known)
+			case known != "":
+				t.Logf("known: %s\n%v", known, r.err)
+			}
+		})
+	}
+}
