@@ -83,6 +83,9 @@ const maxOptions = 40
 
 func (p *parser) parseOption(word string, comes bool) (option, error) {
 	name, rest, more := strings.Cut(word, ":")
+	if name == "eol" && comes {
+		return option{}, errors.New("what comes is compared up to there")
+	}
 	if fixed, ok := fixedOptions[name]; ok && !more {
 		return fixed, nil
 	}

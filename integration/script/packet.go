@@ -105,14 +105,14 @@ func (p *pattern) segment(env names, a *Addresses, from Side) stacktest.Segment 
 			s.Extensions = append(s.Extensions, h)
 		}
 	}
-	if p.fragment {
+	switch {
+	case p.fragment && a.v4():
 		s.ID, s.Fragment = fragmentID, p.offset/8
 		if p.more {
 			s.Fragment |= stacktest.MoreFragments
 		}
-		if !a.v4() {
-			s.Extensions = append(s.Extensions, stacktest.FragmentHeader(p.offset/8, p.more))
-		}
+	case p.fragment:
+		s.Extensions = append(s.Extensions, stacktest.FragmentHeader(p.offset/8, p.more))
 	}
 	return s
 }
