@@ -2,6 +2,7 @@ package integration
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"sync"
@@ -81,10 +82,16 @@ func startLeveeForScripts(t *testing.T, l *lab.Lab, o options) {
 	labtest.StartLevee(t, l, path, config(o))
 }
 
+// scriptTable, if set, is the file that TestScripts writes a table to: what every script shows, and how levee and kernel SYNPROXY
+// answer it. From this folder: go test -run TestScripts -scripttable ../docs/scripts.md
+var scriptTable = flag.String("scripttable", "", "`file` to write the table of packet scripts to")
+
 // TestScripts runs every script against levee. One that is known to fail must fail: once it passes, its "known" line goes.
 func TestScripts(t *testing.T) {
 	labtest.RequireRoot(t)
-	for _, r := range runScripts(t, loadScripts(t), startLeveeForScripts) {
+	list := loadScripts(t)
+	runs := runScripts(t, list, startLeveeForScripts)
+	for _, r := range runs {
 		t.Run(r.Name+" "+r.family.String(), func(t *testing.T) {
 			var unexpected *script.Failure
 			known := r.Known[r.family]
@@ -99,5 +106,8 @@ func TestScripts(t *testing.T) {
 				t.Logf("known: %s\n%v", known, r.err)
 			}
 		})
+	}
+	if *scriptTable != "" && !t.Failed() {
+		writeScriptTable(t, *scriptTable, list, runScripts(t, list, startSYNPROXYForScripts))
 	}
 }
