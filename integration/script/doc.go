@@ -20,7 +20,7 @@
 //
 //	config: key=value ...      options of the service, as levee's configuration writes them
 //	only: IPv4                 or IPv6; otherwise a script runs over both, from the same text
-//	tolerance: 500ms           how far "after" may be off, 400ms if left out
+//	tolerance: 500ms           how far "after" may be off, 700ms if left out
 //	known: reason              the script is right and levee is not, yet: it must fail. "known IPv6:" for one family
 //
 // # Steps

@@ -13,8 +13,9 @@ import (
 	"levee/stack/stacktest"
 )
 
-// defaultTolerance is how far "after" may be off: levee looks after its time-outs four times a second, and a busy machine is late.
-const defaultTolerance = 400 * time.Millisecond
+// defaultTolerance is how far "after" may be off: levee looks after its time-outs four times a second, and a busy machine adds
+// to that. It still tells the steps of a back-off apart.
+const defaultTolerance = 700 * time.Millisecond
 
 // maxDuration bounds waits: a script takes no longer than its author meant.
 const maxDuration = time.Minute

@@ -20,7 +20,7 @@ func parseText(t testing.TB, text string) (*Script, error) {
 }
 
 func TestParse(t *testing.T) {
-	s, err := parseText(t, `
+	_, err := parseText(t, `
 # What it shows,
 # on two lines.
 config: timestamps=true ecn=false
@@ -36,7 +36,7 @@ let N = 0x10 + 0   # wrong on purpose
 	if err == nil || !strings.Contains(err.Error(), "a.txt:12: let takes") {
 		t.Errorf("spaces in a sum: %v", err)
 	}
-	s, err = parseText(t, `# What it shows,
+	s, err := parseText(t, `# What it shows,
 # on two lines.
 config: timestamps=true ecn=false
 config: mss=1200
