@@ -69,12 +69,13 @@ Written by ` + "`go test ./integration -run TestScripts -scripttable ../docs/scr
 			levee += " (" + s.Families[0].String() + ")"
 		}
 		for _, f := range s.Families {
-			if s.Known[f] == "" {
+			fault, known := s.Known[f]
+			if !known {
 				continue
 			}
-			levee = "known: " + s.Known[f]
+			levee = "known: " + fault.Reason
 			if len(s.Known) < len(s.Families) {
-				levee = "known, " + f.String() + ": " + s.Known[f]
+				levee = "known, " + f.String() + ": " + fault.Reason
 			}
 		}
 		answer, ok := answers[s.Name][script.IPv4]

@@ -21,7 +21,7 @@
 //	config: key=value ...      options of the service, as levee's configuration writes them
 //	only: IPv4                 or IPv6; otherwise a script runs over both, from the same text
 //	tolerance: 500ms           how far "after" may be off, 700ms if left out
-//	known: reason              the script is right and levee is not, yet: it must fail. "known IPv6:" for one family
+//	mtu: 9000                  of the links at both edges, 1500 if left out
 //
 // # Steps
 //
@@ -34,6 +34,7 @@
 //	nothing SIDE 300ms         nothing comes to the side (or "both") for so long
 //	let S = 5000               names a number
 //	include open               the steps of another file, include/open.txt
+//	known: reason              the next step is right and levee is not, yet: it must fail. "known IPv6:" over one family
 //
 // A packet waits until its step is reached; whatever no step has asked for by the end of the script fails it. FLAGS are letters: F, S, R, P, A,
 // U, E (ECE), C (CWR), N (AE, once NS) and "-" for none.

@@ -17,6 +17,9 @@ import (
 // to that. It still tells the steps of a back-off apart.
 const defaultTolerance = 700 * time.Millisecond
 
+// defaultMTU is Ethernet's.
+const defaultMTU = 1500
+
 // maxDuration bounds waits: a script takes no longer than its author meant.
 const maxDuration = time.Minute
 
@@ -31,6 +34,9 @@ type parser struct {
 	bound map[string]bool
 	// depth of includes.
 	depth int
+	// fault is that of the next step, over the families faulty.
+	fault  *Fault
+	faulty []Family
 }
 
 // Load reads all scripts of a folder, files that end in ".txt", in the order of their names.
@@ -57,11 +63,15 @@ func Parse(files fs.FS, file string) (*Script, error) {
 	p := &parser{
 		files: files, bound: map[string]bool{},
 		script: &Script{
-			Name: strings.TrimSuffix(file, ".txt"), Families: Families, Known: map[Family]string{}, tolerance: defaultTolerance,
+			Name: strings.TrimSuffix(file, ".txt"), Families: Families, Known: map[Family]Fault{},
+			MTU: defaultMTU, tolerance: defaultTolerance,
 		},
 	}
 	if err := p.file(file); err != nil {
 		return nil, err
+	}
+	if p.fault != nil {
+		return nil, fmt.Errorf("%s: known stands before the step that fails", file)
 	}
 	if p.script.Summary == "" || len(p.script.steps) == 0 {
 		return nil, fmt.Errorf("%s: a script has a comment that says what it shows, and steps", file)
@@ -106,7 +116,10 @@ func (e *lineError) Unwrap() error { return e.error }
 
 func (p *parser) line(file string, number int, text string) error {
 	words := strings.Fields(text)
-	if strings.HasSuffix(words[0], ":") || strings.HasPrefix(text, "known ") {
+	if words[0] == "known:" || words[0] == "known" {
+		return p.known(text)
+	}
+	if strings.HasSuffix(words[0], ":") {
 		return p.head(text)
 	}
 	s := step{file: file, line: number, text: strings.Join(words, " ")}
@@ -164,7 +177,44 @@ func (p *parser) line(file string, number int, text string) error {
 			return err
 		}
 	}
+	if p.fault != nil {
+		if s.kind != stepExpect && s.kind != stepNothing {
+			return errors.New("known stands before a step that can fail")
+		}
+		p.fault.Where = s.where()
+		for _, f := range p.faulty {
+			p.script.Known[f] = *p.fault
+		}
+		p.fault = nil
+	}
 	p.script.steps = append(p.script.steps, s)
+	return nil
+}
+
+// known reads that the next step must fail, and over which family.
+func (p *parser) known(text string) error {
+	key, reason, _ := strings.Cut(text, ":")
+	reason = strings.TrimSpace(reason)
+	p.faulty = p.script.Families
+	if name := strings.TrimSpace(strings.TrimPrefix(key, "known")); name != "" {
+		f, err := parseFamily(name)
+		if err != nil {
+			return err
+		}
+		p.faulty = []Family{f}
+	}
+	switch {
+	case reason == "":
+		return errors.New("why?")
+	case p.fault != nil:
+		return errors.New("known stands before the step that fails")
+	}
+	for _, f := range p.faulty {
+		if _, twice := p.script.Known[f]; twice {
+			return errors.New("a script ends where it fails first")
+		}
+	}
+	p.fault = &Fault{Reason: reason}
 	return nil
 }
 
@@ -209,13 +259,12 @@ func (p *parser) head(text string) error {
 			return err
 		}
 		p.script.tolerance = d
-	case "known":
-		for _, f := range Families {
-			p.script.Known[f] = value
+	case "mtu":
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 1280 || n > 9000 {
+			return errors.New("it takes 1280 to 9000 bytes")
 		}
-	case "known IPv4", "known IPv6":
-		f, _ := parseFamily(strings.TrimPrefix(key, "known "))
-		p.script.Known[f] = value
+		p.script.MTU = n
 	default:
 		return fmt.Errorf("%q means nothing here", key+":")
 	}

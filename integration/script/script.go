@@ -52,8 +52,10 @@ type Script struct {
 	Config []Setting
 	// Families are what it runs over.
 	Families []Family
-	// Known is why it must fail, by family; empty where it must pass.
-	Known map[Family]string
+	// Known is where and why it must fail, by family; nothing where it must pass.
+	Known map[Family]Fault
+	// MTU in bytes of the links at both edges.
+	MTU int
 
 	tolerance time.Duration
 	steps     []step
@@ -61,6 +63,12 @@ type Script struct {
 
 // Setting is one option of levee's configuration.
 type Setting struct{ Key, Value string }
+
+// Fault is a step that the proxy is known to get wrong.
+type Fault struct {
+	// Where is the step's file and line.
+	Where, Reason string
+}
 
 type stepKind uint8
 
