@@ -36,8 +36,8 @@ type scriptRun struct {
 }
 
 // runScripts runs scripts over their families, side by side, each group of one configuration on a lab of its own that start makes
-// ready.
-func runScripts(t *testing.T, list []*script.Script, start func(*testing.T, *lab.Lab, options)) []*scriptRun {
+// ready. vouched is for NewGround.
+func runScripts(t *testing.T, list []*script.Script, vouched bool, start func(*testing.T, *lab.Lab, options)) []*scriptRun {
 	t.Helper()
 	grounds := map[string]*script.Ground{}
 	var runs []*scriptRun
@@ -59,7 +59,7 @@ func runScripts(t *testing.T, list []*script.Script, start func(*testing.T, *lab
 			}
 			start(t, l, o)
 			var err error
-			if g, err = script.NewGround(l); err != nil {
+			if g, err = script.NewGround(l, vouched); err != nil {
 				t.Fatal(err)
 			}
 			grounds[key] = g
@@ -96,7 +96,7 @@ var scriptTable = flag.String("scripttable", "", "`file` to write the table of p
 func TestScripts(t *testing.T) {
 	labtest.RequireRoot(t)
 	list := loadScripts(t)
-	runs := runScripts(t, list, startLeveeForScripts)
+	runs := runScripts(t, list, false, startLeveeForScripts)
 	for _, r := range runs {
 		t.Run(r.Name+" "+r.family.String(), func(t *testing.T) {
 			var failed *script.Failure
@@ -114,6 +114,6 @@ func TestScripts(t *testing.T) {
 		})
 	}
 	if *scriptTable != "" && !t.Failed() {
-		writeScriptTable(t, *scriptTable, list, runScripts(t, list, startSYNPROXYForScripts))
+		writeScriptTable(t, *scriptTable, list, runScripts(t, list, true, startSYNPROXYForScripts))
 	}
 }

@@ -40,25 +40,35 @@ func (l *Link) SetOffload(on bool) error {
 }
 
 func (e *End) setOffload(on bool) error {
+	for i := range offloads {
+		o := offloads[i]
+		if on {
+			o = offloads[len(offloads)-1-i]
+		}
+		if err := e.setOne(o.name, o.cmd, on); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setOne switches one offload. It runs inside.
+func (e *End) setOne(name string, cmd uint32, on bool) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open socket for ethtool: %w", err)
 	}
 	defer unix.Close(fd)
-	for i := range offloads {
-		o := offloads[i]
-		value := &ethtoolValue{cmd: o.cmd}
-		if on {
-			o = offloads[len(offloads)-1-i]
-			value = &ethtoolValue{cmd: o.cmd, data: 1}
-		}
-		req := ethtoolIfreq{data: unsafe.Pointer(value)}
-		copy(req.name[:unix.IFNAMSIZ-1], e.Name)
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-		runtime.KeepAlive(value)
-		if errno != 0 {
-			return fmt.Errorf("set offload %s of %s to %t: %w", o.name, e, on, errno)
-		}
+	value := &ethtoolValue{cmd: cmd}
+	if on {
+		value.data = 1
+	}
+	req := ethtoolIfreq{data: unsafe.Pointer(value)}
+	copy(req.name[:unix.IFNAMSIZ-1], e.Name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
+	runtime.KeepAlive(value)
+	if errno != 0 {
+		return fmt.Errorf("set offload %s of %s to %t: %w", name, e, on, errno)
 	}
 	return nil
 }

@@ -37,15 +37,15 @@ type Ground struct {
 }
 
 // NewGround opens the wires at the first client and the first server of a lab, whose offloads it switches off so that what is
-// seen is what a wire would carry. The lab closes it.
-func NewGround(l *lab.Lab) (*Ground, error) {
+// seen is what a wire would carry. vouched is for OpenWire. The lab closes it.
+func NewGround(l *lab.Lab, vouched bool) (*Ground, error) {
 	g := &Ground{lab: l, inbox: map[netip.Addr]chan Arrival{}}
 	for side, link := range []*lab.Link{l.Clients[0].Link, l.Servers[0].Link} {
 		if err := link.SetOffload(false); err != nil {
 			return nil, err
 		}
 		prefixes := [][]netip.Prefix{{clients4, clients6}, {servers4, servers6}}[side]
-		w, err := link.OpenWire(prefixes...)
+		w, err := link.OpenWire(vouched, prefixes...)
 		if err != nil {
 			return nil, err
 		}
