@@ -70,7 +70,13 @@ type protected struct {
 
 func protect(t *testing.T, o options) *protected {
 	t.Helper()
-	l := labtest.New(t, lab.Config{})
+	return protectLab(t, lab.Config{}, o)
+}
+
+// protectLab is protect for another lab than the simplest.
+func protectLab(t *testing.T, cfg lab.Config, o options) *protected {
+	t.Helper()
+	l := labtest.New(t, cfg)
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)

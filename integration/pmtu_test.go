@@ -2,53 +2,196 @@ package integration
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"testing"
+	"time"
 
 	"levee/integration/lab"
+	"levee/integration/lab/labtest"
 )
 
-// TestPathMTU moves 10 MiB each way across a hop of 1280 bytes that neither host knows of, in front of levee or behind it: the
-// gateway's own errors, and those of levee's translation, must reach the sender with numbers that it knows.
+// narrow is the MTU in bytes of the hop that nobody knows of: the smallest link of IPv6.
+const narrow = 1280
+
+// pmtuSize is how much crosses it each way, in bytes.
+const pmtuSize = 10 << 20
+
+// hops are the places where the path is narrow.
+var hops = []struct {
+	name string
+	lab  lab.Config
+}{
+	{"before the proxy", lab.Config{ClientHopMTU: narrow}},
+	{"behind the proxy", lab.Config{ServerHopMTU: narrow}},
+	{"on both sides", lab.Config{ClientHopMTU: narrow, ServerHopMTU: narrow}},
+}
+
+// TestPathMTU moves 10 MiB each way across a hop of 1280 bytes between two routers, in front of levee, behind it, or both. Neither the
+// hosts nor the gateway know of it, and nobody clamps an MSS: the routers' errors must reach the sender with numbers that it knows.
 func TestPathMTU(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
-		for _, narrow := range []string{"client", "server"} {
-			t.Run("narrow at the "+narrow, func(t *testing.T) {
+		for _, hop := range hops {
+			t.Run(hop.name, func(t *testing.T) {
+				p := protectLab(t, hop.lab, options{"timestamps": "true"})
+				p.capture(t)
+				client, server := connect(t, p.client, p.server, v6, 7777)
+				for _, way := range ways(client, server) {
+					if took, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
+						t.Errorf("%s: %v", way.name, err)
+					} else {
+						t.Logf("%s: %s", way.name, took.Round(time.Millisecond))
+					}
+				}
+				p.told(t)
+				p.spliced(t, 1)
+			})
+		}
+	})
+}
+
+// TestPathMTUShrinks moves 10 MiB each way when the gateway's own interface gets the MTU of 1280 bytes after the handshake: the
+// gateway's own errors are translated too, and no MSS tells.
+func TestPathMTUShrinks(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		for _, where := range []string{"client", "server"} {
+			t.Run("narrow at the "+where, func(t *testing.T) {
 				p := protect(t, options{"timestamps": "true"})
 				p.capture(t)
 				end := p.client.Link.Gateway
-				if narrow == "server" {
+				if where == "server" {
 					end = p.server.Link.Gateway
 				}
 				client, server := connect(t, p.client, p.server, v6, 7777)
-				// After the handshake, so that no MSS tells.
 				handle := p.Gateway.Netlink()
 				link, err := handle.LinkByName(end.Name)
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := handle.LinkSetMTU(link, 1280); err != nil {
+				if err := handle.LinkSetMTU(link, narrow); err != nil {
 					t.Fatal(err)
 				}
-				const size = 10 << 20
-				want := make([]byte, size)
-				_, _ = io.ReadFull(lab.Pattern(), want)
-				for name, pair := range map[string][2]*net.TCPConn{"up": {client, server}, "down": {server, client}} {
-					go func() { _, _ = io.CopyN(pair[0], lab.Pattern(), size) }()
-					got := make([]byte, size)
-					if n, err := io.ReadFull(pair[1], got); err != nil || !bytes.Equal(got, want) {
-						t.Errorf("%s: read %d of %d bytes: %v", name, n, size, err)
+				for _, way := range ways(client, server) {
+					if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
+						t.Errorf("%s: %v", way.name, err)
 					}
 				}
-				counters, err := p.server.Counters()
-				if err != nil {
-					t.Fatal(err)
-				}
-				// One or another may come when its segment has been acknowledged; with wrong numbers all are refused, and no data arrives.
-				t.Logf("the server refused %d ICMP errors as out of its window", counters["TcpExtOutOfWindowIcmps"])
 				p.spliced(t, 1)
 			})
 		}
 	})
+}
+
+// told checks that both hosts were told of the narrow place by ICMP errors: without a hop in the path the test shows nothing. Some
+// of those at the server may come when their segment has been acknowledged; with wrong numbers all would be refused, and no data arrives.
+func (p *protected) told(t *testing.T) {
+	t.Helper()
+	for name, h := range map[string]*lab.Host{"client": p.client, "server": p.server} {
+		n, err := h.Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n["IcmpInDestUnreachs"]+n["Icmp6InPktTooBigs"] == 0 {
+			t.Errorf("the %s was told of no narrow place", name)
+		}
+		t.Logf("the %s refused %d ICMP errors as out of its window", name, n["TcpExtOutOfWindowIcmps"])
+	}
+}
+
+// way is a direction of a connection.
+type way struct {
+	name     string
+	from, to *net.TCPConn
+}
+
+func ways(client, server *net.TCPConn) []way {
+	return []way{{"to the server", client, server}, {"to the client", server, client}}
+}
+
+// transfer moves the first size bytes of the lab's pattern and compares them. The error of one that isn't done within limit says how far it
+// came.
+func transfer(from, to *net.TCPConn, size int, limit time.Duration) (time.Duration, error) {
+	began := time.Now()
+	_ = from.SetWriteDeadline(began.Add(limit))
+	_ = to.SetReadDeadline(began.Add(limit))
+	want, got := make([]byte, size), make([]byte, size)
+	_, _ = io.ReadFull(lab.Pattern(), want)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		_, _ = from.Write(want)
+	}()
+	n, err := io.ReadFull(to, got)
+	<-sent
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return limit, fmt.Errorf("%d of %d bytes in %s", n, size, limit)
+	case err != nil:
+		return time.Since(began), fmt.Errorf("%d of %d bytes: %w", n, size, err)
+	case !bytes.Equal(got, want):
+		return time.Since(began), errors.New("other bytes than were sent")
+	}
+	return time.Since(began), nil
+}
+
+// TestPathMTUSideBySide runs the transfers of TestPathMTU, each in a lab of its own, so that no host knows of the hop before, over plain forwarding, the kernel's SYNPROXY and levee, and
+// logs the table in docs/tcp.md. A black hole costs it 30 s, so it runs only with LEVEE_SIDE_BY_SIDE=1 (about five minutes):
+//
+//	LEVEE_SIDE_BY_SIDE=1 go test -count=1 -v -run PathMTUSideBySide -timeout 20m ./integration
+func TestPathMTUSideBySide(t *testing.T) {
+	if os.Getenv("LEVEE_SIDE_BY_SIDE") != "1" {
+		t.Skip("for the table in docs/tcp.md: set LEVEE_SIDE_BY_SIDE=1")
+	}
+	contenders := []struct {
+		name  string
+		start func(t *testing.T, cfg lab.Config) *lab.Lab
+	}{
+		{"plain forwarding", func(t *testing.T, cfg lab.Config) *lab.Lab { return labtest.New(t, cfg) }},
+		{"SYNPROXY", func(t *testing.T, cfg lab.Config) *lab.Lab {
+			l := labtest.New(t, cfg)
+			// All that the hosts can do. The servers' window scale is Linux's with default buffers.
+			if _, err := l.StartSYNPROXY(lab.SYNPROXYConfig{MSS: 1460, WScale: 7, SACK: true, Timestamps: true}); err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}},
+		{"levee", func(t *testing.T, cfg lab.Config) *lab.Lab {
+			return protectLab(t, cfg, options{"timestamps": "true"}).Lab
+		}},
+	}
+	table := "| narrow hop | family | direction |"
+	for _, c := range contenders {
+		table += " " + c.name + " |"
+	}
+	table += "\n|---|---|---|---|---|---|"
+	for _, hop := range hops {
+		families(t, func(t *testing.T, v6 bool) {
+			family := map[bool]string{false: "IPv4", true: "IPv6"}[v6]
+			rows := [2]string{}
+			for i, way := range ways(nil, nil) {
+				rows[i] = fmt.Sprintf("\n| %s | %s | %s |", hop.name, family, way.name)
+			}
+			for _, c := range contenders {
+				for i := range rows {
+					l := c.start(t, hop.lab)
+					client, server := connect(t, l.Clients[0], l.Servers[0], v6, 7777)
+					way := ways(client, server)[i]
+					took, err := transfer(way.from, way.to, pmtuSize, 30*time.Second)
+					if err != nil {
+						rows[i] += fmt.Sprintf(" **%v** |", err)
+					} else {
+						rows[i] += fmt.Sprintf(" %.2f s |", took.Seconds())
+					}
+					if err := l.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			table += rows[0] + rows[1]
+		})
+	}
+	t.Logf("10 MiB each:\n\n%s\n", table)
 }

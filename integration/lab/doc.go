@@ -24,7 +24,8 @@
 // neighbour discovery mixes with the traffic.
 //
 // A client's line may be longer: Config.ClientDelays puts a namespace between two pairs, in which a Delay
-// holds every frame back for its time.
+// holds every frame back for its time. And either side's lines may have a narrow place: Config.ClientHopMTU and
+// Config.ServerHopMTU put a Hop into them.
 //
 // The namespaces have no name in the file system: descriptors and threads of this process hold
 // them, and the kernel removes them with everything inside when the process ends, however it ends.

@@ -22,6 +22,9 @@ type Config struct {
 	// ClientDelays[i], where there is one above 0, is how much longer than on a wire what client i sends, and what is sent
 	// to it, is on its way: its round-trip time is twice that. At most MaxDelay.
 	ClientDelays []time.Duration
+	// ClientHopMTU and ServerHopMTU, where above 0, put a Hop of that MTU in bytes between every client, or server, and the gateway. IPv6
+	// wants 1280 at least. A client with a Hop has no delay, and there are at most 4 of a kind that have one.
+	ClientHopMTU, ServerHopMTU int
 }
 
 // Host is a namespace at the edge of the lab.
@@ -65,6 +68,14 @@ func New(cfg Config) (*Lab, error) {
 			return nil, fmt.Errorf("a delay of %v: use 0 to %v", d, MaxDelay)
 		}
 	}
+	for _, side := range []struct{ mtu, hosts int }{{cfg.ClientHopMTU, cfg.Clients}, {cfg.ServerHopMTU, cfg.Servers}} {
+		if side.mtu != 0 && (side.mtu < 1280 || side.hosts > maxHopped) {
+			return nil, fmt.Errorf("a hop of MTU %d for %d hosts: use 1280 or more, and at most %d hosts", side.mtu, side.hosts, maxHopped)
+		}
+	}
+	if cfg.ClientHopMTU > 0 && len(cfg.ClientDelays) > 0 {
+		return nil, errors.New("clients have a hop or delays, not both")
+	}
 	if os.Geteuid() != 0 {
 		return nil, errors.New("making network namespaces needs root: run it as root or with sudo")
 	}
@@ -80,34 +91,29 @@ func New(cfg Config) (*Lab, error) {
 
 func (l *Lab) build(cfg Config) error {
 	var err error
-	if l.Gateway, err = l.namespace("gateway"); err != nil {
+	if l.Gateway, err = l.router("gateway"); err != nil {
 		return err
-	}
-	for _, s := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
-		if err := l.Gateway.SetSysctl(s, "1"); err != nil {
-			return err
-		}
 	}
 	for i := range cfg.Clients {
 		delay := time.Duration(0)
 		if i < len(cfg.ClientDelays) {
 			delay = cfg.ClientDelays[i]
 		}
-		h, err := l.host("client", i, delay, subnet(ClientPrefix4, i, cfg.Clients), subnet(ClientPrefix6, i, cfg.Clients))
+		h, err := l.host("client", i, delay, cfg.ClientHopMTU, subnet(ClientPrefix4, i, cfg.Clients), subnet(ClientPrefix6, i, cfg.Clients))
 		if err != nil {
 			return err
 		}
 		l.Clients = append(l.Clients, h)
 	}
 	for i := range cfg.Servers {
-		h, err := l.host("server", i, 0, subnet(ServerPrefix4, i, cfg.Servers), subnet(ServerPrefix6, i, cfg.Servers))
+		h, err := l.host("server", i, 0, cfg.ServerHopMTU, subnet(ServerPrefix4, i, cfg.Servers), subnet(ServerPrefix6, i, cfg.Servers))
 		if err != nil {
 			return err
 		}
 		l.Servers = append(l.Servers, h)
 	}
 	if cfg.Attacker {
-		if l.Attacker, err = l.host("attack", 0, 0, AttackerPrefix4, AttackerPrefix6); err != nil {
+		if l.Attacker, err = l.host("attack", 0, 0, 0, AttackerPrefix4, AttackerPrefix6); err != nil {
 			return err
 		}
 		for _, p := range []netip.Prefix{SpoofedPrefix4, SpoofedPrefix6} {
@@ -133,11 +139,18 @@ func (l *Lab) namespace(name string) (*Namespace, error) {
 	return n, err
 }
 
-func (l *Lab) host(kind string, i int, delay time.Duration, subnet4, subnet6 netip.Prefix) (*Host, error) {
+func (l *Lab) host(kind string, i int, delay time.Duration, hopMTU int, subnet4, subnet6 netip.Prefix) (*Host, error) {
 	name := kind + strconv.Itoa(i)
 	n, err := l.namespace(name)
 	if err != nil {
 		return nil, err
+	}
+	if hopMTU > 0 {
+		link, err := l.narrowedLink(n, name, hopMTU, subnet4, subnet6)
+		if err != nil {
+			return nil, err
+		}
+		return &Host{Namespace: n, Link: link}, nil
 	}
 	var link *Link
 	if delay > 0 {

@@ -25,11 +25,13 @@ type End struct {
 }
 
 // Link is a veth pair between the gateway and another namespace of the lab, or two pairs with a Delay between
-// them.
+// them, or three with a Hop in the middle.
 type Link struct {
 	Host, Gateway End
 	// Delay is nil if there is none.
 	Delay *Delay
+	// Hop is nil if there is none.
+	Hop *Hop
 }
 
 // newLink makes a veth pair between host and gateway, called hostIf and gatewayIf.
@@ -201,11 +203,14 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// SetMTU sets the MTU of the whole link, in bytes of IP packet.
+// SetMTU sets the MTU of the whole link, in bytes of IP packet; with a Hop, of all but the narrow place.
 func (l *Link) SetMTU(mtu int) error {
 	ends := l.ends()
 	if l.Delay != nil {
 		ends = append(ends, &l.Delay.near, &l.Delay.far)
+	}
+	if l.Hop != nil {
+		ends = append(ends, &l.Hop.outer.Gateway, &l.Hop.inner.Host)
 	}
 	for _, e := range ends {
 		link, err := e.link()
