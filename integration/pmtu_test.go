@@ -138,7 +138,7 @@ func transfer(from, to *net.TCPConn, size int, limit time.Duration) (time.Durati
 }
 
 // TestPathMTUSideBySide runs the transfers of TestPathMTU, each in a lab of its own, so that no host knows of the hop before, over plain forwarding, the kernel's SYNPROXY and levee, and
-// logs the table in docs/tcp.md. A black hole costs it 30 s, so it runs only with LEVEE_SIDE_BY_SIDE=1 (about five minutes):
+// logs the table in docs/tcp.md. A black hole costs it 30 s, so it runs only with LEVEE_SIDE_BY_SIDE=1 (a minute and a half):
 //
 //	LEVEE_SIDE_BY_SIDE=1 go test -count=1 -v -run PathMTUSideBySide -timeout 20m ./integration
 func TestPathMTUSideBySide(t *testing.T) {

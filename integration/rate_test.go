@@ -1,0 +1,154 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"levee/integration/lab"
+	"levee/integration/lab/labtest"
+)
+
+// slowest is the longest that a request may take: a second is the first retransmission of a SYN.
+const slowest = time.Second
+
+// perRequest runs a load generator that makes a connection for each request, from one address, so that every port comes around again and
+// again: 28,000 of them, at thousands a second.
+var perRequest = []struct {
+	name string
+	run  func(t *testing.T, from *lab.Namespace, url string, d time.Duration) (requests float64, longest time.Duration)
+}{
+	{"wrk", runWrk},
+	{"ab", runAB},
+}
+
+// TestConnectionPerRequest loads levee with short connections: no error, and no request takes a second. The rates are in the log; to compare them with
+// plain forwarding's see TestConnectionPerRequestRate.
+func TestConnectionPerRequest(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		for _, generator := range perRequest {
+			t.Run(generator.name, func(t *testing.T) {
+				p := protect(t, options{"timestamps": "true"})
+				nginx(t, p.server)
+				reusePorts(t, p.client)
+				n, longest := generator.run(t, p.client.Namespace, "http://"+p.server.AddrPort(v6, 80).String()+"/close", 2*time.Second)
+				var packets uint64
+				for _, w := range p.tun(t).Workers {
+					packets += w.Received
+				}
+				t.Logf("%.0f requests a second, the longest %s; each %.1f packets into levee", n/2, longest, float64(packets)/n)
+				p.spliced(t, uint64(n))
+			})
+		}
+	})
+}
+
+// TestConnectionPerRequestRate compares the rate of short connections through levee with those of plain forwarding and the kernel's SYNPROXY, in
+// turn, each for so many seconds in all as LEVEE_RATE_SECONDS says, and wants three quarters of plain forwarding's. It needs a machine that does
+// nothing else:
+//
+//	LEVEE_RATE_SECONDS=30 go test -count=1 -v -run ConnectionPerRequestRate/IPv4/wrk ./integration
+func TestConnectionPerRequestRate(t *testing.T) {
+	s := os.Getenv("LEVEE_RATE_SECONDS")
+	if s == "" {
+		t.Skip("a measurement: set LEVEE_RATE_SECONDS")
+	}
+	seconds, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const turns = 3
+	each := time.Duration(seconds) * time.Second / turns
+	families(t, func(t *testing.T, v6 bool) {
+		for _, generator := range perRequest {
+			t.Run(generator.name, func(t *testing.T) {
+				names := []string{"plain forwarding", "SYNPROXY", "levee"}
+				labs := []*lab.Lab{labtest.New(t, lab.Config{}), labtest.New(t, lab.Config{}), protect(t, options{"timestamps": "true"}).Lab}
+				if _, err := labs[1].StartSYNPROXY(lab.SYNPROXYConfig{MSS: 1460, WScale: 7, SACK: true, Timestamps: true}); err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range labs {
+					nginx(t, l.Servers[0])
+					reusePorts(t, l.Clients[0])
+				}
+				rates, longest := make([][]float64, len(labs)), make([]time.Duration, len(labs))
+				for range turns {
+					for i, l := range labs {
+						t.Log(names[i])
+						n, worst := generator.run(t, l.Clients[0].Namespace, "http://"+l.Servers[0].AddrPort(v6, 80).String()+"/close", each)
+						rates[i] = append(rates[i], n/each.Seconds())
+						longest[i] = max(longest[i], worst)
+					}
+				}
+				for i, name := range names {
+					slices.Sort(rates[i])
+					ratio := rates[i][turns/2] / rates[0][turns/2]
+					t.Logf("%s: %.0f requests a second, the longest %s, %.2f of plain forwarding", name, rates[i], longest[i], ratio)
+					if name == "levee" && ratio < 0.75 {
+						t.Errorf("levee's rate is %.2f of plain forwarding's, want 0.75", ratio)
+					}
+				}
+			})
+		}
+	})
+}
+
+// reusePorts lets a client use a port in TIME-WAIT again after a second. Whoever closes first has the TIME-WAIT: both wrk and nginx
+// close as soon as the answer is complete, so that it is a race, which the server wins over plain forwarding and loses in a fifth of connections when
+// something on the way takes time. Without this the client then has no free port half a minute later.
+func reusePorts(t *testing.T, client *lab.Host) {
+	t.Helper()
+	if err := client.SetSysctl("net.ipv4.tcp_tw_reuse", "1"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runWrk runs wrk, which closes every connection after its request.
+func runWrk(t *testing.T, from *lab.Namespace, url string, d time.Duration) (float64, time.Duration) {
+	t.Helper()
+	dir := t.TempDir()
+	// wrk's own table rounds.
+	script := write(t, dir, "report.lua", `
+done = function(summary, latency, requests)
+	local e = summary.errors
+	io.write(string.format("REQUESTS %d ERRORS %d LONGEST %d us\n", summary.requests,
+		e.connect + e.read + e.write + e.status + e.timeout, latency.max))
+end
+`)
+	out := run(t, from, d+time.Minute, "wrk", "-t2", "-c32", fmt.Sprintf("-d%ds", int(d.Seconds())), "--timeout", "10s",
+		"-H", "Connection: close", "-s", script, url)
+	m := regexp.MustCompile(`REQUESTS (\d+) ERRORS (\d+) LONGEST (\d+) us`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no result in %s", out)
+	}
+	n, _ := strconv.ParseFloat(m[1], 64)
+	us, _ := strconv.Atoi(m[3])
+	longest := time.Duration(us) * time.Microsecond
+	if m[2] != "0" || longest > slowest {
+		t.Errorf("%s errors, the longest request %s:\n%s", m[2], longest, out)
+	}
+	return n, longest
+}
+
+// runAB runs Apache's ab, which speaks HTTP/1.0: a connection for each request.
+func runAB(t *testing.T, from *lab.Namespace, url string, d time.Duration) (float64, time.Duration) {
+	t.Helper()
+	out := run(t, from, d+time.Minute, "ab", "-q", "-r", "-c32", "-t", fmt.Sprint(int(d.Seconds())), "-n", "2000000", "-s", "10", url)
+	number := func(pattern string) float64 {
+		m := regexp.MustCompile(pattern).FindStringSubmatch(out)
+		if m == nil {
+			t.Fatalf("no %s in %s", pattern, out)
+		}
+		n, _ := strconv.ParseFloat(m[1], 64)
+		return n
+	}
+	longest := time.Duration(number(`100% +(\d+) \(longest request\)`)) * time.Millisecond
+	if failed := number(`Failed requests: +(\d+)`); failed != 0 || longest > slowest {
+		t.Errorf("%.0f errors, the longest request %s:\n%s", failed, longest, out)
+	}
+	return number(`Complete requests: +(\d+)`), longest
+}
