@@ -100,9 +100,12 @@ type Config struct {
 	Services []Service
 	// Capacity is the largest number of flows, open or remembered, 1 to MaxCapacity.
 	Capacity int
-	// IdleTimeout ends open flows without packets (RFC 5382 REQ-5 asks for 2 h 4 min at least).
+	// IdleTimeout ends open flows without packets (RFC 5382 REQ-5 asks for 2 h 4 min at least). A half-closed one is as
+	// open as any: for that RFC a connection closes when both sides have sent a FIN.
 	IdleTimeout time.Duration
-	// TransitoryTimeout ends half-closed flows without packets (RFC 5382 REQ-5: 4 min at least).
+	// TransitoryTimeout forgets flows that have ended, by FINs of both sides or by a RST, and outbound ones without an answer
+	// (RFC 5382 REQ-5 and RFC 7857 §2: 4 min at least). It counts from the last packet, and for no less than a cookie's lifetime,
+	// so that a replayed handshake ACK opens nothing.
 	TransitoryTimeout time.Duration
 	// MTU in bytes of the smallest link that the proxied packets cross, the TUN included: the bound
 	// of the MSS that is promised.

@@ -17,7 +17,7 @@
 //	  │ data seq=c ack=s+Δ ────────▶ seq=c ack=s ──────────────────▶│
 //	  │ ◀──────── seq=s+Δ ack=c  ◀──────────────────── seq=s ack=c  │
 //	  │ FIN ───────────────────────▶ StateClientClosed ────────────▶│
-//	  │ ◀─────────────────────────── StateTimeWait ◀─────────── FIN │   remembered for one cookie lifetime
+//	  │ ◀─────────────────────────── StateTimeWait ◀─────────── FIN │   remembered for four minutes
 //
 // SACK edges move with the acknowledgement number, timestamps by a difference of their own, and
 // windows from the scale of the host that sent them to the scale the other was told. An ICMP error on its way to the server has Δ

@@ -228,7 +228,7 @@ func TestServerSynLost(t *testing.T) {
 					t.Errorf("the client was told %v after the last SYN, not 8s", waited)
 				}
 				s.wantState(proxy.StateReset)
-				s.Advance(cookieLife + time.Second)
+				s.Advance(remembered + time.Second)
 				wantEmpty(t, s)
 			})
 		})
@@ -251,7 +251,7 @@ func TestRefused(t *testing.T) {
 			t.Errorf("counters are %+v", got)
 		}
 		s.wantState(proxy.StateReset)
-		s.Advance(cookieLife + time.Second)
+		s.Advance(remembered + time.Second)
 		wantEmpty(t, s)
 	})
 }

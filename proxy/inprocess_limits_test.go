@@ -88,8 +88,8 @@ func TestIdleTimeouts(t *testing.T) {
 		after time.Duration
 	}{
 		{"open", func(*session) {}, proxy.StateOpen, 2*time.Hour + 4*time.Minute},
-		{"client closed", func(s *session) { s.client.CloseWrite() }, proxy.StateClientClosed, 4 * time.Minute},
-		{"server closed", func(s *session) { s.server.CloseWrite() }, proxy.StateServerClosed, 4 * time.Minute},
+		{"client closed", func(s *session) { s.client.CloseWrite() }, proxy.StateClientClosed, 2*time.Hour + 4*time.Minute},
+		{"server closed", func(s *session) { s.server.CloseWrite() }, proxy.StateServerClosed, 2*time.Hour + 4*time.Minute},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := openSession(t, v)

@@ -118,7 +118,7 @@ func TestOutbound(t *testing.T) {
 		talk(s, s.server, s.client)
 		wantUntouched(t, frames)
 		wantDrops(t, s.Network, nil)
-		s.Advance(cookieLife)
+		s.Advance(remembered)
 		wantEmpty(t, s)
 	})
 }
@@ -149,7 +149,7 @@ func TestOutboundEnds(t *testing.T) {
 			s.Advance(time.Second)
 			s.wantState(proxy.StateOpening)
 			s.Until("given up", 10*time.Minute, func() bool { return s.server.Err() != nil })
-			s.Advance(proxy.DefaultTransitoryTimeout + cookieLife + soon)
+			s.Advance(proxy.DefaultTransitoryTimeout + remembered + soon)
 			wantEmpty(t, s)
 		})
 		t.Run("port used again", func(t *testing.T) {

@@ -52,7 +52,7 @@ func TestPortReuse(t *testing.T) {
 				if got != want {
 					t.Errorf("counters are %+v, not %+v", got, want)
 				}
-				s.Advance(cookieLife + time.Second)
+				s.Advance(remembered + time.Second)
 				wantEmpty(t, s)
 			})
 		})

@@ -18,8 +18,8 @@ const (
 	synAck = syn | ack
 )
 
-// cookieLife is the longest that a cookie lives, and that a flow is remembered after its end.
-const cookieLife = 128 * time.Second
+// remembered is how long a flow is remembered after its end.
+const remembered = proxy.DefaultTransitoryTimeout
 
 func TestExchange(t *testing.T) {
 	forVariants(t, true, func(t *testing.T, v variant) {
@@ -129,7 +129,7 @@ func TestTwoWorkers(t *testing.T) {
 	}
 	s.client.Close()
 	s.server.Close()
-	s.Advance(cookieLife + soon)
+	s.Advance(remembered + soon)
 	wantEmpty(t, s)
 }
 
@@ -188,11 +188,11 @@ func TestClose(t *testing.T) {
 					t.Errorf("%d flows of the service are counted, though all have ended", n)
 				}
 				closed := s.Clock.Elapsed()
-				s.Advance(cookieLife - 2*time.Second)
+				s.Advance(remembered - 2*time.Second)
 				s.wantState(proxy.StateTimeWait)
 				s.Until("forgotten", soon, func() bool { return len(s.Flows()) == 0 })
-				if took := s.Clock.Elapsed() - closed; took < cookieLife || took > cookieLife+time.Second {
-					t.Errorf("the flow was remembered for %v after its end, not %v", took, cookieLife)
+				if took := s.Clock.Elapsed() - closed; took < remembered || took > remembered+time.Second {
+					t.Errorf("the flow was remembered for %v after its end, not %v", took, remembered)
 				}
 				wantEmpty(t, s)
 				wantDrops(t, s.Network, nil)
@@ -286,7 +286,7 @@ func TestAbort(t *testing.T) {
 					t.Errorf("the other side sees %v", other.Err())
 				}
 				s.wantState(proxy.StateReset)
-				s.Advance(cookieLife + time.Second)
+				s.Advance(remembered + time.Second)
 				wantEmpty(t, s)
 			})
 		}
@@ -332,6 +332,6 @@ func TestManyConnections(t *testing.T) {
 		t.Errorf("counters are %+v", got)
 	}
 	wantDrops(t, s.Network, nil)
-	s.Advance(cookieLife + time.Second)
+	s.Advance(remembered + time.Second)
 	wantEmpty(t, s)
 }

@@ -10,6 +10,8 @@ type Proxy struct {
 	cfg    Config
 	policy *policy
 	table  *table
+	// remembered is how long a flow lasts that has ended, or an outbound one without an answer.
+	remembered tick
 	// start is the zero of all ticks.
 	start time.Time
 
@@ -30,7 +32,10 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Proxy{cfg: cfg, policy: newPolicy(&cfg), table: table, start: now}, nil
+	return &Proxy{
+		cfg: cfg, policy: newPolicy(&cfg), table: table, start: now,
+		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
+	}, nil
 }
 
 // Snapshot sums the counters. It may be called at any time.

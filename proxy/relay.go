@@ -190,12 +190,10 @@ func (p *Proxy) due(f *flow) tick {
 		if !f.has(direct) {
 			return f.lastSeen + synTimeout(f.tries)
 		}
-	case StateOpen:
+	case StateOpen, StateClientClosed, StateServerClosed:
 		return f.lastSeen + ticks(p.cfg.IdleTimeout)
-	case StateClientClosed, StateServerClosed:
-		return f.lastSeen + ticks(p.cfg.TransitoryTimeout)
 	}
-	return f.lastSeen + cookieLifetime
+	return f.lastSeen + p.remembered
 }
 
 // timeout acts on a flow that is due.

@@ -26,7 +26,7 @@ const (
 	// StateClientClosed and StateServerClosed are half-closed: that side's FIN has passed.
 	StateClientClosed
 	StateServerClosed
-	// StateTimeWait has seen both FINs. It lasts a cookie's lifetime, so that
+	// StateTimeWait has seen both FINs. It lasts for Config.TransitoryTimeout, so that
 	// retransmissions still pass and a replayed handshake ACK opens nothing.
 	StateTimeWait
 	// StateReset has ended by a RST or was never answered. It lasts as long as StateTimeWait for the same reasons.
