@@ -255,11 +255,14 @@ func TestLateSegmentOfGrandparent(t *testing.T) {
 		victim := s.server
 		c.send(0, data(1, 100))
 		s.received("server", victim, data(1, 100))
-		c.Send(&old, nil)
-		s.Advance(100 * time.Millisecond)
+		for range 5 { // however long the connection has been idle
+			c.Send(&old, nil)
+			s.Advance(10 * time.Second)
+		}
 		if err := victim.Err(); err != nil {
 			t.Errorf("the live connection sees %v", err)
 		}
+		wantDrops(t, s.Network, map[proxy.DropReason]uint64{proxy.DropReplay: 5})
 	})
 }
 

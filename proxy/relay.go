@@ -1,6 +1,11 @@
 package proxy
 
-import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
+import (
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/proxy/cookie"
+)
 
 // segment handles a segment of a flow, from the given side.
 func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
@@ -91,8 +96,8 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 }
 
 // reopen starts a new incarnation of the flow's tuple if the client's segment in work carries the cookie of one, and
-// says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one, nor is that of the
-// incarnation before, nor, while the flow is in use, one of a smaller initial sequence number.
+// says whether it dealt with the segment. The flow's own cookie, replayed or late, is no new one, nor is that of an
+// incarnation before.
 func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	if f.has(direct) {
@@ -112,9 +117,7 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		// Far fewer of its bits are MAC: it is too easily forged to end a connection that shows timestamps.
 		return false
 	}
-	// A client's initial sequence numbers grow (RFC 6528), except after a restart, when it has been silent.
-	old := seqnum.Value(valid.ClientISN).LessThan(f.clientISN) && live(f.state) && w.now.tick-f.lastSeen <= inUse
-	if old || f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
+	if w.former(f, &valid) {
 		w.drop(DropReplay)
 		return true
 	}
@@ -133,6 +136,20 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	w.open(s, slot, svc, f.from(true) == client, &valid)
 	f.former = former
 	return true
+}
+
+// former says whether a valid cookie is that of an incarnation before this one, whose late segment must not end it. The last one's
+// is known. Of others only the initial sequence number tells, because a client's grow (RFC 6528); but they start anew in a
+// client that was restarted, and are anything behind an address translator. They are therefore asked only while it matters: as
+// long as a cookie from before the flow is still good, the flow lives, and there was another before it, or else
+// the flow is in use, so that the client has not been away.
+func (w *Worker) former(f *flow, valid *cookie.Valid) bool {
+	if f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
+		return true
+	}
+	return live(f.state) && seqnum.Value(valid.ClientISN).LessThan(f.clientISN) &&
+		w.now.since-f.created < cookieEpochs*cookie.EpochSeconds*time.Second &&
+		(f.former != fingerprint{} || w.now.tick-f.lastSeen <= inUse)
 }
 
 // inUse is how long after its last packet a flow counts as in use.
