@@ -183,9 +183,11 @@ func TestICMP(t *testing.T) {
 	}{
 		{name: "in flight", from: server, seq: 0, want: 5001},
 		{name: "the last byte sent", from: server, seq: 999, want: 6000},
-		{name: "beyond what was sent", from: server, seq: 1000},
+		{name: "an acknowledgement", from: server, seq: 1000, want: 6001},
+		{name: "beyond what was sent", from: server, seq: 1001},
 		{name: "long ago", from: server, seq: 0xfffeef00},
 		{name: "the client's", from: client, seq: 1001, want: 1001},
+		{name: "beyond what the client sent", from: client, seq: 1002},
 	} {
 		r := newRig(t, DefaultOptions())
 		isn := r.open()

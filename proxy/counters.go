@@ -29,7 +29,7 @@ type counters struct {
 // serviceCounters is what ServiceSnapshot says.
 type serviceCounters struct {
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
-	opened, refused, timedOut, mismatched                                counter
+	opened, refused, unreachable, timedOut, mismatched                   counter
 }
 
 func newCounters(services int) *counters {
@@ -61,6 +61,7 @@ func (c *counters) addTo(s *Snapshot) {
 		to.ConnReopened += from.connReopened.Load()
 		to.Opened += from.opened.Load()
 		to.Refused += from.refused.Load()
+		to.Unreachable += from.unreachable.Load()
 		to.TimedOut += from.timedOut.Load()
 		to.Mismatched += from.mismatched.Load()
 	}

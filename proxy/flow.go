@@ -136,11 +136,11 @@ func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end)
 }
 
-// inFlight says whether a sequence number of the server's, as it sent it, can be of a segment that is on its way: within what it has sent
-// and no longer ago than the client's window.
-func (f *flow) inFlight(seq seqnum.Value) bool {
-	end := f.half[server].end
-	return !seq.LessThan(end-seqnum.Value(max(f.half[client].maxWindow, minAckWindow))) && seq.LessThan(end)
+// inFlight says whether a sequence number of side s, as it sent it, can be of a segment that is on its way: within what it has sent,
+// or an acknowledgement at the end of it, and no longer ago than its receiver's window.
+func (f *flow) inFlight(s side, seq seqnum.Value) bool {
+	end := f.half[s].end
+	return !seq.LessThan(end-seqnum.Value(max(f.half[s.peer()].maxWindow, minAckWindow))) && seq.LessThanEq(end)
 }
 
 // unexpected says whether a client's segment looks like the last of a handshake and isn't what its flow would bring next: an

@@ -34,8 +34,9 @@ type ServiceSnapshot struct {
 	CookieRetrans uint64
 	// ConnReopened counts valid ACKs on a tuple that still had a record: a new incarnation.
 	ConnReopened uint64
-	// Opened counts flows whose server answered; Refused those it reset; TimedOut those it left without an answer.
-	Opened, Refused, TimedOut uint64
+	// Opened counts flows whose server answered; Refused those it reset; Unreachable those that an ICMP error ended, because
+	// there is no way to the server; TimedOut those that were left without an answer.
+	Opened, Refused, Unreachable, TimedOut uint64
 	// Mismatched counts flows that were reset because the server does not do timestamps or ECN, which the
 	// service's options promise.
 	Mismatched uint64

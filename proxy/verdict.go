@@ -34,7 +34,7 @@ const (
 	DropTableFull
 	// DropBadAck: a server's segment that doesn't fit levee's SYN.
 	DropBadAck
-	// DropICMP: an ICMP error about no segment of a protected server's that can be under way.
+	// DropICMP: an ICMP error about no segment that can be under way, or about levee's own SYN if it ends nothing.
 	DropICMP
 
 	// NumDropReasons is the number of reasons.

@@ -140,8 +140,8 @@ func TestApplyDeletesLeftovers(t *testing.T) {
 	plan := newPlan(t, cfg)
 	live, err := Read(cfg)
 	must(t, err)
-	if diff := plan.Diff(live); len(diff.StaleRules) != 26 || len(diff.StaleRoutes) != 2 {
-		t.Errorf("want 26 stale rules and 2 stale routes, got:\n%v", diff)
+	if diff := plan.Diff(live); len(diff.StaleRules) != 28 || len(diff.StaleRoutes) != 2 {
+		t.Errorf("want 28 stale rules and 2 stale routes, got:\n%v", diff)
 	}
 	must(t, plan.Apply())
 	wantNoDiff(t, plan)

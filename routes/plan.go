@@ -123,20 +123,18 @@ const loopback = "lo"
 // behind an authentication header, a fragment header or more than fifteen: what they then see is the header where they
 // stopped, and TCP behind it must not get past levee. The little else that such rules catch levee passes on.
 //
-// ICMP toward the servers comes too, as errors quote sequence numbers that levee has translated; so do the gateway's own.
+// ICMP toward the servers comes too, as errors quote sequence numbers that levee has translated; so do the gateway's own. ICMP from
+// the servers comes because one of them may refuse levee's SYN that way, for which only levee can tell the client.
 func protocolsOf(f Family, offset int) []int {
 	icmp, tcp := unix.IPPROTO_ICMP, []int{unix.IPPROTO_TCP}
 	if f == V6 {
 		icmp = unix.IPPROTO_ICMPV6
 		tcp = append(tcp, unix.IPPROTO_ROUTING, unix.IPPROTO_FRAGMENT, unix.IPPROTO_AH, unix.IPPROTO_DSTOPTS)
 	}
-	switch offset {
-	case fromGateway:
+	if offset == fromGateway {
 		return []int{icmp}
-	case fromClients:
-		return append(tcp, icmp)
 	}
-	return tcp
+	return append(tcp, icmp)
 }
 
 // addSysctls: those of the TUN come first, because most of them only help before it is up.

@@ -89,7 +89,7 @@ func (s *Segment) Build(b []byte) []byte {
 		DataOffset: uint8(tcpLen),
 		Flags:      s.Flags,
 		WindowSize: s.Window,
-		Checksum:   pseudoSum(&s.Src, &s.Dst, tcpLen),
+		Checksum:   pseudoSum(&s.Src, &s.Dst, header.TCPProtocolNumber, tcpLen),
 	})
 	copy(tcp[header.TCPMinimumSize:], options[:])
 	return b

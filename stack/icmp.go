@@ -3,6 +3,7 @@ package stack
 import (
 	"encoding/binary"
 
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 )
@@ -13,10 +14,13 @@ type Quote struct {
 	Src, Dst         Addr
 	SrcPort, DstPort uint16
 	Seq              seqnum.Value
+	// Unreachable says that the error is about the destination: there is no way there, or nobody (RFC 792,
+	// RFC 4443 §3.1). That a packet was too long for the way is none of those.
+	Unreachable bool
 
-	// icmp is the message, from its type on, and tcp what it holds of the segment, at least 8 bytes.
+	// packet holds the message, icmp is the message from its type on, and tcp what it holds of the segment, at least 8 bytes.
+	packet    *Packet
 	icmp, tcp []byte
-	partial   bool
 }
 
 // quoteAt is where an error's quotation begins, in bytes of the message.
@@ -28,7 +32,7 @@ const quotedTCP = 8
 // Parse reads the quotation of p, which Packet.Parse found to be KindOther, and says whether p is an error about a TCP
 // segment that has its ports.
 func (q *Quote) Parse(p *Packet) bool {
-	*q = Quote{partial: p.Partial}
+	*q = Quote{packet: p}
 	if p.FirstFragment || len(p.IP) < p.L4+quoteAt {
 		return false
 	}
@@ -38,7 +42,9 @@ func (q *Quote) Parse(p *Packet) bool {
 	switch {
 	case !p.V6 && p.Protocol == uint8(header.ICMPv4ProtocolNumber):
 		switch header.ICMPv4Type(q.icmp[0]) {
-		case header.ICMPv4DstUnreachable, header.ICMPv4SrcQuench, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem:
+		case header.ICMPv4DstUnreachable:
+			q.Unreachable = header.ICMPv4Code(q.icmp[1]) != header.ICMPv4FragmentationNeeded
+		case header.ICMPv4SrcQuench, header.ICMPv4TimeExceeded, header.ICMPv4ParamProblem:
 		default:
 			return false
 		}
@@ -53,7 +59,9 @@ func (q *Quote) Parse(p *Packet) bool {
 		q.Src, q.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
 	case p.V6 && p.Protocol == uint8(header.ICMPv6ProtocolNumber):
 		switch header.ICMPv6Type(q.icmp[0]) {
-		case header.ICMPv6DstUnreachable, header.ICMPv6PacketTooBig, header.ICMPv6TimeExceeded, header.ICMPv6ParamProblem:
+		case header.ICMPv6DstUnreachable:
+			q.Unreachable = true
+		case header.ICMPv6PacketTooBig, header.ICMPv6TimeExceeded, header.ICMPv6ParamProblem:
 		default:
 			return false
 		}
@@ -75,6 +83,18 @@ func (q *Quote) Parse(p *Packet) bool {
 	tcp := header.TCP(q.tcp)
 	q.SrcPort, q.DstPort, q.Seq = tcp.SourcePort(), tcp.DestinationPort(), seqnum.Value(tcp.SequenceNumber())
 	return true
+}
+
+// ChecksumOK says whether the message's checksum is right. A partial one is right by the kernel's word.
+func (q *Quote) ChecksumOK() bool {
+	if q.packet.Partial {
+		return true
+	}
+	sum := uint16(0)
+	if q.packet.V6 {
+		sum = pseudoSum(&q.packet.Src, &q.packet.Dst, header.ICMPv6ProtocolNumber, len(q.icmp)) // RFC 4443 §2.3
+	}
+	return checksum.Checksum(q.icmp, sum) == 0xffff
 }
 
 // AddSeq adds d, modulo 2^32, to the quoted sequence number, and keeps the message's checksum, and the segment's if it is
@@ -99,7 +119,7 @@ func (q *Quote) AddSeq(d uint32) {
 
 // finish updates the checksum of the message, at offset 2 (RFC 792, RFC 4443 §2.3).
 func (q *Quote) finish(s sum16) {
-	if !q.partial {
+	if !q.packet.Partial {
 		s.apply(q.icmp, 2)
 	}
 }

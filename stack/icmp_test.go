@@ -80,8 +80,19 @@ func TestQuoteAgainstModel(t *testing.T) {
 		if q.SrcPort != s.Src.Port() || q.DstPort != s.Dst.Port() || uint32(q.Seq) != s.Seq {
 			t.Fatalf("quotes port %d to %d, seq %d; want %d, %d, %d", q.SrcPort, q.DstPort, q.Seq, s.Src.Port(), s.Dst.Port(), s.Seq)
 		}
+		if q.Unreachable != (kind == 3 && !v6 || kind == 1) || !q.ChecksumOK() {
+			t.Fatalf("kind %d, IPv6 %v: unreachable %v, checksum right %v", kind, v6, q.Unreachable, q.ChecksumOK())
+		}
 		q.AddSeq(d)
 		s.Seq += d
+		if !q.ChecksumOK() {
+			t.Fatal("the checksum is not right any more")
+		}
+		packet[p.L4+5] ^= 1
+		if q.ChecksumOK() {
+			t.Fatal("a wrong checksum is right")
+		}
+		packet[p.L4+5] ^= 1
 		want := icmpError(s, kind, n)
 		// The checksums may write zero in two ways; the rest must be the same.
 		l4 := p.L4
@@ -101,6 +112,19 @@ func TestQuoteAgainstModel(t *testing.T) {
 			t.Fatalf("the message sums to %x", sum)
 		}
 	})
+}
+
+// TestTooLongIsNotUnreachable: what a smaller packet would reach can be reached (RFC 792, code 4).
+func TestTooLongIsNotUnreachable(t *testing.T) {
+	for code := range byte(16) {
+		packet := icmpError(stacktest.Segment{Src: server4, Dst: client4}, 3, 8)
+		packet[21] = code
+		var p stack.Packet
+		var q stack.Quote
+		if p.Parse(packet, false) != stack.KindOther || !q.Parse(&p) || q.Unreachable != (code != 4) {
+			t.Errorf("code %d: unreachable %v", code, q.Unreachable)
+		}
+	}
 }
 
 // TestNotAQuote lists what isn't an error about TCP.

@@ -3,6 +3,7 @@ package stack
 import (
 	"encoding/binary"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
@@ -227,7 +228,7 @@ func (p *Packet) ChecksumOK() bool {
 	if p.FirstFragment {
 		return false
 	}
-	return checksum.Checksum(p.IP[p.L4:], pseudoSum(&p.Src, &p.Dst, len(p.IP)-p.L4)) == 0xffff
+	return checksum.Checksum(p.IP[p.L4:], pseudoSum(&p.Src, &p.Dst, header.TCPProtocolNumber, len(p.IP)-p.L4)) == 0xffff
 }
 
 // TrafficClass is the DSCP and ECN byte of the IP header.
@@ -250,11 +251,11 @@ func (p *Packet) FlowLabel() uint32 {
 	return label
 }
 
-// pseudoSum is the folded, not complemented sum of the TCP pseudo-header (RFC 9293 §3.1) for
-// length bytes of TCP header and payload.
-func pseudoSum(src, dst *Addr, length int) uint16 {
+// pseudoSum is the folded, not complemented sum of the pseudo-header (RFC 9293 §3.1, RFC 8200 §8.1) for
+// length bytes of the protocol's header and payload.
+func pseudoSum(src, dst *Addr, protocol tcpip.TransportProtocolNumber, length int) uint16 {
 	sum := checksum.Checksum(src.bytes(), 0)
 	sum = checksum.Checksum(dst.bytes(), sum)
-	sum = checksum.Combine(sum, uint16(header.TCPProtocolNumber))
+	sum = checksum.Combine(sum, uint16(protocol))
 	return checksum.Combine(sum, uint16(length))
 }

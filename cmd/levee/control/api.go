@@ -45,6 +45,7 @@ type Service struct {
 	ConnReopened  uint64 `json:"conn_reopened"`
 	Opened        uint64 `json:"opened"`
 	Refused       uint64 `json:"refused"`
+	Unreachable   uint64 `json:"unreachable"`
 	TimedOut      uint64 `json:"timed_out"`
 	Mismatched    uint64 `json:"mismatched"`
 	Flows         int    `json:"flows"`
@@ -116,7 +117,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Name: v.Name, Mode: v.Mode.String(),
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
-			Opened: v.Opened, Refused: v.Refused, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
+			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
 			Flows: v.Flows,
 		})
 	}

@@ -51,6 +51,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(connReopened, v.ConnReopened, v.Name)
 		counter(opened, v.Opened, v.Name)
 		counter(refused, v.Refused, v.Name)
+		counter(unreachable, v.Unreachable, v.Name)
 		counter(timedOut, v.TimedOut, v.Name)
 		counter(mismatched, v.Mismatched, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)

@@ -33,7 +33,7 @@ func (f *fake) Snapshot() proxy.Snapshot {
 	for i, name := range []string{"web", "ssh"} {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
-			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, TimedOut: n + 8, Mismatched: n + 10, Flows: int(n) + 9})
+			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, Flows: int(n) + 9})
 	}
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
@@ -113,6 +113,10 @@ levee_refused_total{service="web"} 7
 # TYPE levee_timed_out_total counter
 levee_timed_out_total{service="ssh"} 18
 levee_timed_out_total{service="web"} 8
+# HELP levee_unreachable_total Flows that an ICMP error ended before the server answered: there is no way to it.
+# TYPE levee_unreachable_total counter
+levee_unreachable_total{service="ssh"} 19
+levee_unreachable_total{service="web"} 9
 # HELP levee_service_flows Flows in the table, those only remembered not counted.
 # TYPE levee_service_flows gauge
 levee_service_flows{service="ssh"} 19

@@ -18,6 +18,7 @@ var (
 	connReopened  = desc("conn_reopened_total", "Valid ACKs on addresses and ports that still had a flow.", "service")
 	opened        = desc("opened_total", "Flows whose server answered.", "service")
 	refused       = desc("refused_total", "Flows that the server reset instead of answering.", "service")
+	unreachable   = desc("unreachable_total", "Flows that an ICMP error ended before the server answered: there is no way to it.", "service")
 	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
 	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
