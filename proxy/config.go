@@ -89,6 +89,9 @@ type Service struct {
 	Ports   []PortRange
 	Mode    Mode
 	Options Options
+	// BypassRate is how many SYNs a second may go to the servers as they are, because they carry TCP-MD5, TCP-AO or an
+	// MPTCP join and can't be proxied; as many may come at once. 0 lets none through.
+	BypassRate int
 }
 
 func (s *Service) hasPort(p uint16) bool {
@@ -124,6 +127,8 @@ const (
 	DefaultCapacity          = 1 << 20
 	DefaultIdleTimeout       = 2*time.Hour + 4*time.Minute
 	DefaultTransitoryTimeout = 4 * time.Minute
+	// DefaultBypassRate is plenty for routers and MPTCP clients, and no flood to any server; MaxBypassRate is what can be counted.
+	DefaultBypassRate, MaxBypassRate = 100, 1_000_000
 	// MaxCapacity bounds the flow table to about 8 GB.
 	MaxCapacity = 1 << 26
 	// MinMTU is IPv6's smallest link (RFC 8200 §5); MaxMTU is the longest IP packet.

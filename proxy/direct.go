@@ -1,17 +1,37 @@
 package proxy
 
-// outbound handles a SYN that a protected server sends to somebody else: the connection is tracked, so that the
-// answers are not taken for strays, and nothing is translated. In such a flow the client of the record is the one
-// who opened it, here the protected server.
+// Direct flows are connections whose hosts shake hands with each other, while levee only looks on: those that protected servers
+// open themselves, and those that clients open with options that no proxy can honour. Nothing in them is translated; they are
+// tracked so that their segments are not taken for strays. In the record the client is the one who opened the
+// connection, and cookie and tries are the initial sequence number and window scale of the latest SYN, whose answer makes the
+// record begin anew.
 //
-// Such a SYN may be forged: nobody has proved to be its source. Until its SYN-ACK comes the flow therefore counts as one that
-// makes room for others.
+// A SYN may be forged: nobody has proved to be its source. Until whoever sent it has acknowledged the answer, the flow
+// counts as one that makes room for others, and only what belongs to a handshake passes.
+
+// outbound handles a SYN that a protected server sends to somebody else.
 func (w *Worker) outbound(svc *service, frame []byte) {
-	p := &w.pkt
-	if !saneFlags(p.Flags) {
+	if !saneFlags(w.pkt.Flags) {
 		w.drop(DropBadFlags)
 		return
 	}
+	w.direct(svc, frame, NumPassReasons)
+}
+
+// bypass handles a SYN, checked already, that can't be proxied: with TCP-MD5 (RFC 2385) or TCP-AO (RFC 5925), which sign what levee would
+// have to change, or one that joins an MPTCP connection, of which only the server knows (RFC 8684 §3.2). It goes to
+// the server at a bounded rate.
+func (w *Worker) bypass(svc *service, frame []byte) {
+	if !svc.bypassed.take(w.now.since, svc.BypassRate) {
+		w.drop(DropBypassRate)
+		return
+	}
+	w.direct(svc, frame, PassBypass)
+}
+
+// direct forwards a SYN and tracks its connection. It is counted as passed for this reason, if any.
+func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
+	p := &w.pkt
 	key, srcLow := keyOf(p)
 	hash := w.proxy.table.hash.of(&key)
 	s := w.proxy.table.stripe(hash)
@@ -27,24 +47,34 @@ func (w *Worker) outbound(svc *service, frame []byte) {
 	}
 	f := &s.flows[slot]
 	switch {
-	case live(f.state) && !f.has(direct):
-		w.drop(DropBadAck) // the server side of a spliced flow does not send a SYN
-		return
-	case live(f.state) && f.clientISN == p.Seq:
-		w.touch(s, slot) // the same SYN again
-	default:
+	case !live(f.state):
 		*f = flow{key: f.key, state: f.state, service: svc.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
 		f.set(clientLow, srcLow)
+		f.set(signed, p.Options.Signed)
 		c := &f.half[client]
 		c.end, c.window, c.maxWindow = p.Seq+1, p.Window, uint32(p.Window)
 		w.enter(s, slot, evHandshake)
+		f.cookie, f.tries = p.Seq, p.Options.WScale
+	case f.has(direct) && f.from(srcLow) == client:
+		// The same SYN again, or that of a new connection: the other host will say.
+		f.cookie, f.tries = p.Seq, p.Options.WScale
+		if p.Seq == f.clientISN {
+			w.touch(s, slot)
+		}
+	case !f.has(direct) && why == NumPassReasons:
+		w.drop(DropBadAck) // the server side of a spliced flow does not send a SYN
+		return
+	}
+	if why != NumPassReasons {
+		w.pass(why, frame)
+		return
 	}
 	w.out.forward(frame)
 }
 
-// calledBack takes over the record of an outbound connection that has ended for a client that connects the other way
-// round, between the same ports, and says whether the segment in work, from the side that was called, is its cookie.
-func (w *Worker) calledBack(s *stripe, slot uint32) bool {
+// takeOver gives the record of a direct flow that is over or was never acknowledged to a client that connects by way of levee, from
+// whichever end, and says whether the segment in work is its cookie.
+func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
 	if svc == nil || svc.Mode == ModeOff {
@@ -54,29 +84,58 @@ func (w *Worker) calledBack(s *stripe, slot uint32) bool {
 	if reason != NumDropReasons {
 		return false
 	}
-	w.open(s, slot, svc, f.from(true) == server, &valid)
+	if live(f.state) {
+		w.enter(s, slot, evRST) // it may have been another service's
+	}
+	w.open(s, slot, svc, f.from(true) == from, &valid)
 	return true
 }
 
-// directOpening handles a segment of an outbound connection whose SYN-ACK has not come, or never came. All are forwarded.
+// directOpening handles a segment of a direct flow whose handshake is not over, or never was.
 func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) {
 	p, f := &w.pkt, &s.flows[slot]
-	if f.state == StateOpening && from == server && isACK(p) && p.Ack == f.clientISN+1 && p.ChecksumOK() {
-		switch {
-		case isRST(p):
-			w.enter(s, slot, evRST)
-		case isSYN(p):
-			c, v := &f.half[client], &f.half[server]
-			c.ack = p.Seq + 1
-			v.end, v.ack = p.Seq+1, p.Ack
-			v.window, v.maxWindow = p.Window, uint32(p.Window)
-			if f.wscale != WScaleNone && p.Options.WScale != WScaleNone {
-				c.scale, c.promised = f.wscale, f.wscale
-				v.scale, v.promised = p.Options.WScale, p.Options.WScale
+	switch {
+	case from == server:
+		if f.state == StateOpening && isACK(p) && p.ChecksumOK() {
+			switch {
+			case isSYN(p):
+				w.accepted(s, slot)
+			case isRST(p) && p.Ack == f.clientISN+1:
+				w.enter(s, slot, evRST)
 			}
-			f.set(opened, true)
-			w.enter(s, slot, evSynAck)
 		}
+	case isRST(p):
+	case f.state == StateOpening && f.has(opened) && isACK(p) && p.Ack == f.half[server].end &&
+		f.plausible(client, p, p.Ack) && p.ChecksumOK():
+		f.observe(client, p, p.Ack)
+		w.enter(s, slot, evSynAck)
+	default:
+		w.drop(DropOpening)
+		return
 	}
 	w.out.forward(frame)
+}
+
+// accepted learns from a SYN-ACK, if it is the answer to the first SYN or to the latest. The latter begins a new
+// connection: until then the one before may have been in use.
+func (w *Worker) accepted(s *stripe, slot uint32) {
+	p, f := &w.pkt, &s.flows[slot]
+	switch {
+	case p.Ack == f.cookie+1 && f.cookie != f.clientISN:
+		f.clientISN, f.wscale = f.cookie, f.tries
+		f.half[client] = half{end: f.clientISN + 1, maxWindow: 1 << 16}
+		f.created = w.now.since
+		w.enter(s, slot, evHandshake)
+	case p.Ack != f.clientISN+1 || f.state != StateOpening:
+		return
+	}
+	c := &f.half[client]
+	c.ack, c.scale, c.promised = p.Seq+1, 0, 0
+	v := &f.half[server]
+	*v = half{end: p.Seq + 1, ack: p.Ack, window: p.Window, maxWindow: uint32(p.Window)}
+	if f.wscale != WScaleNone && p.Options.WScale != WScaleNone {
+		c.scale, c.promised = f.wscale, f.wscale
+		v.scale, v.promised = p.Options.WScale, p.Options.WScale
+	}
+	f.set(opened, true)
 }

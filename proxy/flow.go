@@ -33,6 +33,8 @@ const (
 	opened
 	// direct: the two hosts shook hands with each other; nothing is translated.
 	direct
+	// signed: the hosts of this direct flow heed only segments with a signature (RFC 2385, RFC 5925).
+	signed
 )
 
 // flow is everything levee knows of one connection: one record for both directions, without pointers, so that
@@ -57,7 +59,7 @@ type flow struct {
 	former fingerprint
 	mss    uint16
 
-	// clientISN is C, and cookie K, of the drawing in doc.go.
+	// clientISN is C, and cookie K, of the drawing in doc.go. In a direct flow cookie and tries are something else: see direct.go.
 	clientISN, cookie seqnum.Value
 	// clientTSVal is the client's latest TSval.
 	clientTSVal uint32
@@ -103,8 +105,8 @@ func (f *flow) set(flag flowFlags, on bool) {
 	}
 }
 
-// evictable says that the flow makes room for a new one if the table is full: it is only remembered, or an outbound
-// connection that nobody has answered.
+// evictable says that the flow makes room for a new one if the table is full: it is only remembered, or a direct
+// one whose handshake is not over.
 func (f *flow) evictable() bool { return f.state.Ended() || f.has(direct) && f.state == StateOpening }
 
 // from says which side sent a packet, given whether its source is the low end of the key.

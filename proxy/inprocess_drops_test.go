@@ -66,6 +66,9 @@ func TestEveryDropReason(t *testing.T) {
 			p := c.segment(0)
 			return proxytest.Frame(&p, nil)
 		}},
+		{proxy.DropBypassRate, nil, func(*session) []byte { // the service lets none through
+			return addOptions(crafted{flags: syn}.frame(v), optionMD5...)
+		}},
 		{proxy.DropBadAck, silent, func(s *session) []byte {
 			p := opening(s).segment(0)
 			p.Src, p.Dst, p.SrcPort, p.DstPort = p.Dst, p.Src, p.DstPort, p.SrcPort

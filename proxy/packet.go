@@ -76,6 +76,8 @@ func (w *Worker) syn(frame []byte) {
 			w.drop(DropFragment)
 		case !p.ChecksumOK():
 			w.drop(DropBadChecksum)
+		case p.Options.Signed || p.Options.Join:
+			w.bypass(svc, frame)
 		default:
 			w.answer(svc)
 		}

@@ -43,6 +43,9 @@ func (c *Config) Validate() error {
 		if s.Options.WScale > header.MaxWndScale && s.Options.WScale != WScaleNone {
 			bad("service %s: window scale %d: use 0 to %d", s.Name, s.Options.WScale, header.MaxWndScale)
 		}
+		if s.BypassRate < 0 || s.BypassRate > MaxBypassRate {
+			bad("service %s: bypass rate %d: use 0 to %d", s.Name, s.BypassRate, MaxBypassRate)
+		}
 		for j := range i {
 			if prefix, ok := s.overlaps(&c.Services[j]); ok {
 				bad("services %s and %s both have %s with the same port", c.Services[j].Name, s.Name, prefix)
@@ -97,6 +100,8 @@ type service struct {
 	index uint16
 	// gate is open while cookies are outstanding.
 	gate cookie.Gate
+	// bypassed bounds the SYNs that go to the servers as they are.
+	bypassed bucket
 	// flows in the table, those only remembered not counted.
 	flows atomic.Int64
 	mtu   int

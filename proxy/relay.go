@@ -11,8 +11,8 @@ import (
 func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
 	f := &s.flows[slot]
 	switch {
-	case f.has(direct) && f.state.Ended() && from == server && w.calledBack(s, slot):
-	case f.has(direct) && !f.has(opened):
+	case f.has(direct) && f.evictable() && w.takeOver(s, slot, from):
+	case f.has(direct) && (f.state == StateOpening || !f.has(opened)):
 		w.directOpening(s, slot, from, frame)
 	case f.state == StateOpening && from == client:
 		w.fromClientOpening(s, slot)
@@ -38,10 +38,11 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 		return
 	}
 	if isSYN(p) {
-		w.synAckAgain(f, from, frame)
+		w.synAckAgain(s, slot, from, frame)
 		return
 	}
 	switch {
+	case f.has(signed) && !p.Options.Signed: // the receiver drops it
 	case isRST(p):
 		if f.exactReset(from, p) && p.ChecksumOK() {
 			w.enter(s, slot, evRST)
@@ -59,10 +60,13 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 }
 
 // synAckAgain handles a SYN-ACK on an opened flow: the server has not seen the acknowledgement of its first.
-func (w *Worker) synAckAgain(f *flow, from side, frame []byte) {
-	p := &w.pkt
+func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
+	p, f := &w.pkt, &s.flows[slot]
 	switch {
 	case f.has(direct):
+		if from == server && p.ChecksumOK() {
+			w.accepted(s, slot)
+		}
 		w.out.forward(frame)
 	case !p.ChecksumOK():
 		w.drop(DropBadChecksum)

@@ -28,10 +28,13 @@ const (
 	DropNoFlow
 	// DropReplay: a replayed or late handshake ACK of the connection that a flow has replaced.
 	DropReplay
-	// DropOpening: a client's segment that came before its server answered; the client sends it again.
+	// DropOpening: a client's segment that came before its server answered, and that the client sends again; or one that
+	// has no place in the handshake of a connection that isn't proxied.
 	DropOpening
 	// DropTableFull: no room for a new flow.
 	DropTableFull
+	// DropBypassRate: a SYN with TCP-MD5, TCP-AO or an MPTCP join, beyond the service's BypassRate.
+	DropBypassRate
 	// DropBadAck: a server's segment that doesn't fit levee's SYN.
 	DropBadAck
 	// DropICMP: an ICMP error about no segment that can be under way, or about levee's own SYN if it ends nothing.
@@ -55,6 +58,7 @@ var dropNames = [NumDropReasons]string{
 	DropReplay:        "replay",
 	DropOpening:       "opening",
 	DropTableFull:     "table_full",
+	DropBypassRate:    "bypass_rate",
 	DropBadAck:        "bad_ack",
 	DropICMP:          "icmp",
 }
@@ -78,6 +82,8 @@ const (
 	PassModeOff
 	// PassNotTCP: not TCP, nor an ICMP error about a server's segment.
 	PassNotTCP
+	// PassBypass: a SYN with TCP-MD5, TCP-AO or an MPTCP join, which only the server can answer.
+	PassBypass
 	// PassFragment: a later fragment, which has no TCP header to translate.
 	PassFragment
 
@@ -89,6 +95,7 @@ var passNames = [NumPassReasons]string{
 	PassNoService: "no_service",
 	PassModeOff:   "mode_off",
 	PassNotTCP:    "not_tcp",
+	PassBypass:    "bypass",
 	PassFragment:  "fragment",
 }
 

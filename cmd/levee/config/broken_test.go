@@ -38,12 +38,12 @@ var broken = []struct {
 	{"unknown key without a value", "tun: {mut: }\n" + minimal, []string{`FILE: tun.mut: unknown key: did you mean mtu?`}},
 	{"upper case", "TUN: {name: x}\n" + minimal, []string{`FILE: TUN: unknown key: did you mean tun?`}},
 	{"not built yet: on_failure", "routing: {on_failure: bypass}\n" + minimal, []string{`FILE: routing.on_failure: unknown key: use one of manage, table, priority, client_interfaces, server_interfaces`}},
-	{"not built yet: engage", service("engage: {hold: 60s}"), []string{`FILE: services[0].engage: unknown key: use one of name, prefixes, ports, mode, options`}},
+	{"not built yet: engage", service("engage: {hold: 60s}"), []string{`FILE: services[0].engage: unknown key: use one of name, prefixes, ports, mode, options, bypass_rate`}},
 	{"key with a line end", "\"a\\nb\": 1\n" + minimal, []string{`FILE: "a\nb": unknown key: use one of tun, routing, flows, state_dir, secret_file, secret_shared, metrics, log, defaults, services`}},
 	{"value for section", "tun: tun0\n" + minimal, []string{`FILE: tun: the value "tun0" where a section is due: use one or more of name, mtu, queues, txqueuelen, steering`}},
 	{"list for value", "tun: {name: [a]}\n" + minimal, []string{`FILE: tun.name: a list where one value is due`}},
 	{"section for services", "services: {name: web}", []string{`FILE: services: a section where a list is due: begin each element with "- "`}},
-	{"word for a service", "services: [web]", []string{`FILE: services[0]: the value "web" where a section is due: use one or more of name, prefixes, ports, mode, options`}},
+	{"word for a service", "services: [web]", []string{`FILE: services[0]: the value "web" where a section is due: use one or more of name, prefixes, ports, mode, options, bypass_rate`}},
 	{"nothing for a port", service("ports: [80, ~]"), []string{`FILE: services[0].ports[1]: nothing where something is due`}},
 	{"nothing for a service", "services: [~]", []string{`FILE: services[0]: nothing where something is due`}},
 	{"list in list", service("ports: [[80]]"), []string{`FILE: services[0].ports[0]: a list where one value is due`}},
@@ -117,6 +117,7 @@ var broken = []struct {
 	{"MSS too large", service("options: {mss: 65496}"), []string{`FILE: services[0].options.mss: "65496" is neither auto nor a whole number from 88 to 65495`}},
 	{"window scale", service("options: {wscale: 15}"), []string{`FILE: services[0].options.wscale: "15" is not a window scale: use auto, none or 0 to 14`}},
 	{"option auto not built yet", service("options: {sack: auto}"), []string{`FILE: services[0].options.sack: "auto" is neither true nor false`}},
+	{"bypass rate", service("bypass_rate: -1"), []string{`FILE: services[0].bypass_rate: "-1" is not a whole number from 0 to 1000000`}},
 	{"services overlap", `services: [{name: all, prefixes: [192.0.2.0/24]}, {name: web, prefixes: [192.0.2.7/32], ports: [80]}]`, []string{
 		`FILE: services[1]: "web" (192.0.2.7/32) overlaps "all" (192.0.2.0/24) on port 80: give each address and port to one service`}},
 	{"services overlap in a range", `services: [{name: a, prefixes: ['2001:db8::/32'], ports: [1-100]}, {name: b, prefixes: ['2001:db8:1::/64'], ports: [90-200]}]`, []string{

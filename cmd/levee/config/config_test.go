@@ -54,6 +54,8 @@ func standard() Config {
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 			Mode:     proxy.ModeAlways,
 			Options:  proxy.DefaultOptions(),
+
+			BypassRate: proxy.DefaultBypassRate,
 		}},
 	}
 }
@@ -81,6 +83,7 @@ services:
     ports: [80, "443", 8000-8100]
     mode: always
     options: {mss: 1400, wscale: 14, sack: false, timestamps: true, ecn: true}
+    bypass_rate: 7
   - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}}
 `)
 	want := Config{
@@ -99,6 +102,8 @@ services:
 				Ports:    []proxy.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8100}},
 				Mode:     proxy.ModeAlways,
 				Options:  proxy.Options{MSS: 1400, WScale: 14, Timestamps: true, ECN: true},
+
+				BypassRate: 7,
 			},
 			{
 				Name:     "rest",
@@ -106,6 +111,8 @@ services:
 				Ports:    []proxy.PortRange{{First: 81, Last: 442}},
 				Mode:     proxy.ModeOff,
 				Options:  proxy.Options{WScale: proxy.WScaleNone, SACK: true},
+
+				BypassRate: proxy.DefaultBypassRate,
 			},
 		},
 	}

@@ -52,6 +52,8 @@ type rawService struct {
 	Ports    words      `mapstructure:"ports"`
 	Mode     text       `mapstructure:"mode"`
 	Options  rawOptions `mapstructure:"options"`
+	// BypassRate is "" if it isn't there: the environment can't reach it.
+	BypassRate text `mapstructure:"bypass_rate"`
 }
 
 type rawOptions struct {

@@ -49,6 +49,8 @@ func (c checker) service(key string, r rawService, mode proxy.Mode) proxy.Servic
 		Ports:    c.ports(join(key, "ports"), r.Ports),
 		Mode:     c.mode(join(key, "mode"), r.Mode, mode),
 		Options:  c.options(join(key, "options"), r.Options),
+
+		BypassRate: c.bypassRate(join(key, "bypass_rate"), r.BypassRate),
 	}
 	switch {
 	case r.Name == "":
@@ -171,6 +173,17 @@ func (c checker) options(key string, r rawOptions) proxy.Options {
 		Timestamps: c.boolean(join(key, "timestamps"), or(r.Timestamps, d.Timestamps)),
 		ECN:        c.boolean(join(key, "ecn"), or(r.ECN, d.ECN)),
 	}
+}
+
+func (c checker) bypassRate(key string, t text) int {
+	if t == "" {
+		return proxy.DefaultBypassRate
+	}
+	if n, err := strconv.Atoi(string(t)); err == nil && 0 <= n && n <= proxy.MaxBypassRate {
+		return n
+	}
+	c.report(key, "%s is not a whole number from 0 to %d", shown(t), proxy.MaxBypassRate)
+	return proxy.DefaultBypassRate
 }
 
 // wscale is at most 14 (RFC 7323 §2.2).

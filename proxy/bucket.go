@@ -1,0 +1,28 @@
+package proxy
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// bucket is a token bucket in one number, for several workers: when it would be full again if nothing more were taken.
+type bucket struct{ full atomic.Int64 }
+
+// take takes a token at the time now, since the Proxy's start, from a bucket that gains rate tokens a second and holds as many,
+// and says whether there was one.
+func (b *bucket) take(now time.Duration, rate int) bool {
+	if rate <= 0 {
+		return false
+	}
+	each := int64(time.Second) / int64(rate)
+	for {
+		full := b.full.Load()
+		next := max(full, int64(now)) + each
+		if next > int64(now)+each*int64(rate) {
+			return false
+		}
+		if b.full.CompareAndSwap(full, next) {
+			return true
+		}
+	}
+}
