@@ -69,7 +69,7 @@ func (q *Quote) Parse(p *Packet) bool {
 			return false
 		}
 		ip := header.IPv6(inner)
-		if l4 = header.IPv6MinimumSize; ip.NextHeader() != uint8(header.TCPProtocolNumber) {
+		if l4 = quotedTCP6(inner, ip.NextHeader()); l4 == 0 {
 			return false
 		}
 		q.Src, q.Dst = Addr(ip.SourceAddressSlice()), Addr(ip.DestinationAddressSlice())
@@ -83,6 +83,24 @@ func (q *Quote) Parse(p *Packet) bool {
 	tcp := header.TCP(q.tcp)
 	q.SrcPort, q.DstPort, q.Seq = tcp.SourcePort(), tcp.DestinationPort(), seqnum.Value(tcp.SequenceNumber())
 	return true
+}
+
+// quotedTCP6 is the offset of the TCP header in a quoted IPv6 packet, whose first header is of kind next, or 0 if there is none.
+func quotedTCP6(inner []byte, next uint8) int {
+	at := header.IPv6MinimumSize
+	for range maxExtensionHeaders + 1 {
+		size, extension := extensionLen(next, inner[at:])
+		switch {
+		case next == uint8(header.TCPProtocolNumber):
+			return at
+		case !extension || size == 0 || at+size > len(inner):
+			return 0
+		case next == extFragment && binary.BigEndian.Uint16(inner[at+2:])>>3 != 0:
+			return 0 // of a later part
+		}
+		next, at = inner[at], at+size
+	}
+	return 0
 }
 
 // ChecksumOK says whether the message's checksum is right. A partial one is right by the kernel's word.

@@ -127,6 +127,40 @@ func TestTooLongIsNotUnreachable(t *testing.T) {
 	}
 }
 
+// TestQuoteBehindExtensions finds the segment behind IPv6 extension headers, as far as the quotation goes.
+func TestQuoteBehindExtensions(t *testing.T) {
+	options, routing := stacktest.ExtensionHeader(stacktest.DestinationOptions, 8), stacktest.ExtensionHeader(stacktest.Routing, 24)
+	for _, tt := range []struct {
+		name   string
+		chain  []stacktest.Extension
+		quoted int
+		want   bool
+	}{
+		{"two headers", []stacktest.Extension{routing, options}, 40, true},
+		{"fragment header of a whole packet", []stacktest.Extension{stacktest.FragmentHeader(0, false)}, 16, true},
+		{"first fragment", []stacktest.Extension{options, stacktest.FragmentHeader(0, true)}, 24, true},
+		{"later fragment", []stacktest.Extension{stacktest.FragmentHeader(9, false)}, 60, false},
+		{"quoted up to the ports", []stacktest.Extension{options}, 12, false},
+		{"quoted up to the header", []stacktest.Extension{options}, 8, false},
+		{"quoted up to the first byte of a header", []stacktest.Extension{options, options}, 9, false},
+	} {
+		packet := icmpError(stacktest.Segment{Src: server6, Dst: client6, Seq: 12345, Extensions: tt.chain}, 1, tt.quoted)
+		var p stack.Packet
+		var q stack.Quote
+		if kind := p.Parse(packet, false); kind != stack.KindOther {
+			t.Fatalf("%s: kind %d", tt.name, kind)
+		}
+		if got := q.Parse(&p); got != tt.want || got && q.Seq != 12345 {
+			t.Errorf("%s: found %v, seq %d", tt.name, got, q.Seq)
+		}
+		if tt.want {
+			if q.AddSeq(7); !q.ChecksumOK() {
+				t.Errorf("%s: the checksum is wrong after an edit", tt.name)
+			}
+		}
+	}
+}
+
 // TestNotAQuote lists what isn't an error about TCP.
 func TestNotAQuote(t *testing.T) {
 	good := func() []byte { return icmpError(stacktest.Segment{Src: server4, Dst: client4}, 3, 8) }

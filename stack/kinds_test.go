@@ -60,11 +60,13 @@ func oddities4() map[string]oddity {
 		"options up to the end":              {changed(s, func(b []byte) { b[0] = 0x4f; b[3] = 60 }), stack.KindTruncated},
 		"UDP":                                {changed(s, put(9, 17)), stack.KindOther},
 		"ICMP":                               {changed(s, put(9, 1)), stack.KindOther},
-		"fragment of UDP":                    {changed(s, func(b []byte) { b[9] = 17; b[7] = 9 }), stack.KindLaterFragment},
+		"fragment of UDP":                    {changed(s, func(b []byte) { b[9] = 17; b[7] = 1 }), stack.KindLaterFragment},
 		"later fragment":                     {fragment(185, 24), stack.KindLaterFragment},
-		"fragment over the header":           {fragment(1|stacktest.MoreFragments, 8), stack.KindLaterFragment},
+		"fragment over the header":           {fragment(1|stacktest.MoreFragments, 8), stack.KindTinyFragment},
+		"fragment over the flags":            {fragment(2, 16), stack.KindTinyFragment},
+		"fragment behind the shortest":       {fragment(3, 16), stack.KindLaterFragment},
 		"last possible fragment":             {fragment(0x1fff, 1), stack.KindLaterFragment},
-		"later fragment without bytes":       {fragment(1, 0), stack.KindLaterFragment},
+		"later fragment without bytes":       {fragment(3, 0), stack.KindLaterFragment},
 		"first fragment of 8 bytes":          {fragment(stacktest.MoreFragments, 8), stack.KindTinyFragment},
 		"first fragment without flags":       {fragment(stacktest.MoreFragments, 12), stack.KindTinyFragment},
 		"first fragment without the options": {fragment(stacktest.MoreFragments, 24), stack.KindTinyFragment},
@@ -91,7 +93,8 @@ func oddities6() map[string]oddity {
 		destination   = header(stacktest.DestinationOptions, 8)
 		firstFragment = stacktest.FragmentHeader(0, true)
 		atomic        = stacktest.FragmentHeader(0, false)
-		later         = stacktest.FragmentHeader(1, false)
+		later         = stacktest.FragmentHeader(3, false)
+		over          = stacktest.FragmentHeader(2, false)
 	)
 	// shortened cuts the packet of s to n bytes after the IPv6 header.
 	shortened := func(s stacktest.Segment, n int) []byte {
@@ -120,6 +123,8 @@ func oddities6() map[string]oddity {
 		"v6 first fragment, options":       {chain(firstFragment, destination).Packet(), stack.KindTCP},
 		"v6 first then atomic fragment":    {chain(firstFragment, atomic).Packet(), stack.KindTCP},
 		"v6 later fragment":                {chain(later).Packet(), stack.KindLaterFragment},
+		"v6 fragment over the flags":       {chain(over).Packet(), stack.KindTinyFragment},
+		"v6 fragment of options":           {chain(over, destination).Packet(), stack.KindLaterFragment},
 		"v6 last possible fragment":        {chain(hopByHop, stacktest.FragmentHeader(0x1fff, false)).Packet(), stack.KindLaterFragment},
 		"v6 later fragment without bytes":  {shortened(chain(later), 8), stack.KindLaterFragment},
 		"v6 fragment header cut":           {shortened(chain(later), 7), stack.KindTruncated},

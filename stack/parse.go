@@ -26,7 +26,8 @@ const (
 	// KindBadIP has an impossible IP version or header length, too many extension headers, or an IPv4-mapped
 	// address in an IPv6 header (which Addr would take for that of an IPv4 packet).
 	KindBadIP
-	// KindTinyFragment is a first fragment that does not hold the whole TCP header (RFC 1858).
+	// KindTinyFragment is a first fragment that does not hold the whole TCP header, or a later one that begins inside the fixed
+	// part of it (RFC 1858, RFC 3128).
 	KindTinyFragment
 	// KindBadTCP has a data offset below 5 or beyond the packet.
 	KindBadTCP
@@ -107,8 +108,8 @@ func (p *Packet) parse4(b []byte) Kind {
 	p.L4 = headerLen
 	p.Src, p.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
 	p.Protocol = ip.Protocol()
-	if ip.FragmentOffset() != 0 {
-		return KindLaterFragment
+	if offset := ip.FragmentOffset(); offset != 0 {
+		return laterFragment(p.Protocol, offset)
 	}
 	p.FirstFragment = ip.More()
 	if p.Protocol != uint8(header.TCPProtocolNumber) {
@@ -133,44 +134,59 @@ func (p *Packet) parse6(b []byte) Kind {
 		return KindBadIP
 	}
 
-	// gVisor's IPv6.TryParseTransportProtocol is not used: a length byte of 255 makes it loop forever.
 	next, at := ip.NextHeader(), header.IPv6MinimumSize
 	for range maxExtensionHeaders + 1 { // the last turn is for what follows the headers
-		size := 0
-		switch next {
-		case uint8(header.TCPProtocolNumber):
+		size, extension := extensionLen(next, b[at:total])
+		if !extension {
 			p.L4, p.Protocol = at, next
-			return p.parseTCP()
-		case extHopByHop, extRouting, extDestOptions:
-			if at+2 > total {
-				return KindTruncated
+			if next == uint8(header.TCPProtocolNumber) {
+				return p.parseTCP()
 			}
-			size = (int(b[at+1]) + 1) * 8
-		case extAuth:
-			if at+2 > total {
-				return KindTruncated
-			}
-			size = (int(b[at+1]) + 2) * 4
-		case extFragment:
-			size = 8
-			if at+size > total {
-				return KindTruncated
-			}
-			offset := binary.BigEndian.Uint16(b[at+2:])
-			if offset>>3 != 0 {
-				return KindLaterFragment
-			}
-			p.FirstFragment = p.FirstFragment || offset&1 != 0 // a second such header takes nothing back
-		default:
-			p.L4, p.Protocol = at, next
 			return KindOther
 		}
-		if at+size > total {
+		if size == 0 || at+size > total {
 			return KindTruncated
+		}
+		if next == extFragment {
+			offset := binary.BigEndian.Uint16(b[at+2:]) // in units of 8 bytes, shifted to the left by 3 bits
+			if offset>>3 != 0 {
+				return laterFragment(b[at], offset&^7)
+			}
+			p.FirstFragment = p.FirstFragment || offset&1 != 0 // a second such header takes nothing back
 		}
 		next, at = b[at], at+size
 	}
 	return KindBadIP
+}
+
+// extensionLen is the length in bytes of the IPv6 extension header of a kind that begins at b (RFC 8200 §4, RFC 4302 §2.2), 0 if b is too
+// short to tell, and whether it is one that a walk steps over. gVisor's IPv6.TryParseTransportProtocol is not
+// used: a length byte of 255 makes it loop forever.
+func extensionLen(kind uint8, b []byte) (n int, extension bool) {
+	switch kind {
+	case extFragment:
+		return 8, true
+	case extHopByHop, extRouting, extDestOptions, extAuth:
+	default:
+		return 0, false
+	}
+	if len(b) < 2 {
+		return 0, true
+	}
+	if kind == extAuth {
+		return (int(b[1]) + 2) * 4, true
+	}
+	return (int(b[1]) + 1) * 8, true
+}
+
+// laterFragment is the kind of a fragment that begins at an offset in bytes, not 0. None need begin in the TCP header, as no
+// first fragment may end there; one that does would take back, in a host that heeds the later of two, what was
+// checked and translated in the first.
+func laterFragment(protocol uint8, offset uint16) Kind {
+	if protocol == uint8(header.TCPProtocolNumber) && offset < header.TCPMinimumSize {
+		return KindTinyFragment
+	}
+	return KindLaterFragment
 }
 
 // parseTCP checks the TCP header at p.L4 and reads it.
