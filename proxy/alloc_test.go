@@ -126,6 +126,13 @@ func packetPaths(t testing.TB) map[string]struct {
 			Timestamps: true, TSVal: 12, TSEcr: 7777,
 		})
 	}
+	bypass := newRig(t, o)
+	bypass.proxy.policy.services[0].BypassRate = MaxBypassRate
+	signedSYN := bypass.syn()
+	copy(signedSYN[stack.VirtioLen+40:], []byte{19, 18, 18: 1, 19: 1}) // TCP-MD5 in place of its options
+	quoted := data(server, isn+1, 1001)[stack.VirtioLen:]
+	tooLong := append([]byte{0x45, 0, 0, byte(28 + len(quoted)), 0, 0, 0, 0, 64, 1, 0, 0, 203, 0, 113, 1}, quoted[12:16]...)
+	tooLong = append(append(tooLong, 3, 4, 0, 0, 0, 0, 5, 0), quoted...)
 	type path = struct {
 		rig    *rig
 		frames [][]byte
@@ -134,6 +141,8 @@ func packetPaths(t testing.TB) map[string]struct {
 		"SYN flood":        {flood, [][]byte{flood.syn()}},
 		"client to server": {spliced, [][]byte{data(client, 1001, isn+1)}},
 		"server to client": {spliced, [][]byte{data(server, 5001, 1001)}},
+		"signed SYN":       {bypass, [][]byte{signedSYN}},
+		"ICMP error":       {spliced, [][]byte{append(make([]byte, stack.VirtioLen), tooLong...)}},
 		"bad ACK":          {flood, [][]byte{data(client, 1, 2)}},
 	}
 }

@@ -222,3 +222,25 @@ func TestICMP(t *testing.T) {
 		}
 	}
 }
+
+// TestTouchKeepsOrder uses one of two flows that have ended again: it is then the other that goes first.
+func TestTouchKeepsOrder(t *testing.T) {
+	r := newRig(t, DefaultOptions())
+	var slots [2]uint32
+	s := &r.proxy.table.stripes[0]
+	for i := range slots {
+		k := key(i)
+		slots[i], _ = s.insert(&k, r.proxy.table.hash.of(&k), r.proxy.evict)
+		r.worker.now.tick++
+		r.worker.enter(s, slots[i], evHandshake)
+		r.worker.enter(s, slots[i], evRST)
+	}
+	r.worker.now.tick += 5
+	r.worker.touch(s, slots[0])
+	if first := s.links.first(s.ended); first != slots[1] {
+		t.Errorf("flow %d goes first, not %d", first, slots[1])
+	}
+	if at := s.flows[slots[0]].lastSeen; at != r.worker.now.tick {
+		t.Errorf("last seen at %d, not %d", at, r.worker.now.tick)
+	}
+}

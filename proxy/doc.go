@@ -19,9 +19,12 @@
 //	  │ FIN ───────────────────────▶ StateClientClosed ────────────▶│
 //	  │ ◀─────────────────────────── StateTimeWait ◀─────────── FIN │   remembered for four minutes
 //
+// A connection that a protected server opens itself, or whose SYN can't be proxied (TCP-MD5, TCP-AO, MPTCP joins), is tracked without
+// translation (see direct.go).
+//
 // SACK edges move with the acknowledgement number, timestamps by a difference of their own, and
 // windows from the scale of the host that sent them to the scale the other was told. An ICMP error on its way to the server has Δ
-// taken off the number that it quotes.
+// taken off the number that it quotes; one about levee's SYN is a reset for the client.
 //
 // # Who owns what
 //

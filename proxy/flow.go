@@ -35,6 +35,8 @@ const (
 	direct
 	// signed: the hosts of this direct flow heed only segments with a signature (RFC 2385, RFC 5925).
 	signed
+	// challenged: the latest SYN to the server was sent because of a challenge ACK.
+	challenged
 )
 
 // flow is everything levee knows of one connection: one record for both directions, without pointers, so that
@@ -63,8 +65,9 @@ type flow struct {
 	clientISN, cookie seqnum.Value
 	// clientTSVal is the client's latest TSval.
 	clientTSVal uint32
-	// delta is K - S. tsDelta is what the server's timestamps need to continue from the TSval of the
-	// cookie; until the server's first is known it is that TSval itself.
+	// delta is K - S; until the server has answered it is the flow label of the client's ACK, for levee's SYN.
+	// tsDelta is what the server's timestamps need to continue from the TSval of the cookie; until the server's
+	// first is known it is that TSval itself.
 	delta, tsDelta uint32
 
 	// lastSeen is when the last packet of either side passed, or while opening when the last SYN was sent.

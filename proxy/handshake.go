@@ -107,7 +107,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 		key: f.key, state: f.state, service: svc.index, created: w.now.since,
 		clientISN: seqnum.Value(valid.ClientISN), cookie: seqnum.Value(valid.ISN),
 		mss: valid.Options.MSS, wscale: valid.Options.WScale,
-		trafficClass: p.TrafficClass() &^ ecnMask,
+		trafficClass: p.TrafficClass() &^ ecnMask, delta: p.FlowLabel(),
 	}
 	f.set(clientLow, srcLow)
 	f.set(timestamps, p.Options.Timestamps)
@@ -142,7 +142,7 @@ func (w *Worker) sendSYN(f *flow) {
 	syn.Window = rescale(f.half[client].window, f.half[client].scale, 0)
 	syn.MSS, syn.WScale, syn.SACKPermitted = f.mss, f.wscale, f.has(sack)
 	syn.Timestamps, syn.TSVal = f.has(timestamps), f.clientTSVal
-	syn.TrafficClass = f.trafficClass
+	syn.TrafficClass, syn.FlowLabel = f.trafficClass, f.delta
 	w.out.build(&syn)
 }
 
@@ -194,17 +194,15 @@ func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
 
 // challenged answers a segment that acknowledges something other than levee's SYN: the server still has an earlier
 // connection of this tuple (RFC 5961 §4.2, RFC 6191). The RST that any host in SYN-SENT would send
-// ends that one; the SYN goes out again at once, where a host would wait for its timer, and counts like any.
+// ends that one; the SYN goes out again at once, where a host would wait for its timer. That may happen once for each SYN of the
+// timer, which runs on: the segment may be forged.
 func (w *Worker) challenged(f *flow) {
-	if isRST(&w.pkt) || f.tries == synRetries {
+	if isRST(&w.pkt) || f.has(challenged) {
 		w.drop(DropBadAck)
 		return
 	}
-	f.tries++
-	f.lastSeen = w.now.tick
-	rst := f.segmentTo(server)
-	rst.Seq, rst.Flags = w.pkt.Ack, flagRST
-	w.out.build(&rst)
+	f.set(challenged, true)
+	w.resetServer(f)
 	w.sendSYN(f)
 }
 
@@ -222,7 +220,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 		w.enter(s, slot, evGiveUp)
 		return
 	}
-	cookieTSVal := f.tsDelta
+	cookieTSVal, flowLabel := f.tsDelta, f.delta
 	f.delta = uint32(f.cookie - isn)
 	if f.has(timestamps) {
 		f.tsDelta = cookieTSVal - p.Options.TSVal
@@ -236,10 +234,11 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	}
 	f.set(opened, true)
 
-	w.ackServer(f)
+	w.ackServer(f, flowLabel)
 	update := f.segmentTo(client)
 	update.Seq, update.Ack, update.Flags = f.cookie+1, f.clientISN+1, flagACK
 	update.Window = rescale(p.Window, 0, v.promised)
+	update.TrafficClass, update.FlowLabel = p.TrafficClass()&^ecnMask, p.FlowLabel()
 	update.Timestamps, update.TSVal, update.TSEcr = f.has(timestamps), cookieTSVal, f.clientTSVal
 	w.out.build(&update)
 
@@ -251,13 +250,13 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 
 // ackServer acknowledges the SYN-ACK in work for the client. TSecr is exactly its TSval: Linux
 // since 6.15 refuses anything else until its SYN-ACK timer has run out.
-func (w *Worker) ackServer(f *flow) {
+func (w *Worker) ackServer(f *flow, flowLabel uint32) {
 	c := &f.half[client]
 	ack := f.segmentTo(server)
 	ack.Seq, ack.Ack, ack.Flags = c.end, c.ack, flagACK
 	ack.Window = rescale(c.window, c.scale, c.promised)
 	ack.Timestamps, ack.TSVal, ack.TSEcr = f.has(timestamps), f.clientTSVal, w.pkt.Options.TSVal
-	ack.TrafficClass = f.trafficClass
+	ack.TrafficClass, ack.FlowLabel = f.trafficClass, flowLabel
 	w.out.build(&ack)
 }
 

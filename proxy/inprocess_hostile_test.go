@@ -169,10 +169,13 @@ func TestHostileIPv4(t *testing.T) {
 		{"ACK of no flow in fragments", crafted{flags: ack, spoil: func(ip []byte, _ int) { ip[6] = 0x20 }, again: true}, proxy.DropFragment},
 		{"tiny fragment", crafted{flags: syn, spoil: func(ip []byte, _ int) { ip[6], ip[3] = 0x20, 28 }}, proxy.DropFragment},
 		{"fragment that ends in the options", crafted{flags: syn, spoil: func(ip []byte, _ int) { ip[6], ip[3] = 0x20, 44 }}, proxy.DropFragment},
+		{"fragment over the ports and numbers", crafted{flags: ack, spoil: func(ip []byte, _ int) { ip[7] = 1 }, again: true}, proxy.DropFragment},
+		{"fragment over the flags", crafted{flags: ack, spoil: func(ip []byte, _ int) { ip[7] = 2 }, again: true}, proxy.DropFragment},
 		{"LAND", crafted{flags: syn, spoil: func(ip []byte, tcp int) {
 			copy(ip[12:16], ip[16:20])
 			copy(ip[tcp:tcp+2], ip[tcp+2:tcp+4])
 		}, again: true}, proxy.DropLand},
+		{"LAND with another port", crafted{flags: syn, spoil: func(ip []byte, _ int) { copy(ip[12:16], ip[16:20]) }, again: true}, proxy.DropLand},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newSession(t, variant{}, variant{}.config())
@@ -219,6 +222,7 @@ func TestHostileIPv6(t *testing.T) {
 			return frame
 		}, proxy.DropTruncated},
 		{"SYN in fragments", extended(44, 6, 0, 0, 1, 0, 0, 0, 1), proxy.DropFragment},
+		{"fragment over the flags", extended(44, 6, 0, 0, 2<<3, 0, 0, 0, 1), proxy.DropFragment},
 		{"tiny fragment", func(frame []byte) []byte {
 			return extended(44, 6, 0, 0, 1, 0, 0, 0, 1)(frame[:len(frame)-20])
 		}, proxy.DropFragment},

@@ -200,6 +200,8 @@ func TestPassOthers(t *testing.T) {
 		reason proxy.PassReason
 	}{
 		{"later fragment, v4", frame4(6, 1480), proxy.PassFragment},
+		{"later fragment behind the shortest header, v4", frame4(6, 24), proxy.PassFragment},
+		{"later fragment of UDP, v4", frame4(17, 8), proxy.PassFragment},
 		{"later fragment, v6", frame6(44, 6, 0, 5, 0xc8, 0, 0, 0, 1), proxy.PassFragment},
 		{"UDP, v4", frame4(17, 0), proxy.PassNotTCP},
 		{"UDP, v6", frame6(17), proxy.PassNotTCP},
@@ -223,10 +225,11 @@ func TestPassOthers(t *testing.T) {
 	}
 }
 
-// The first fragment of a segment of an open flow is translated like any segment; the others pass.
+// The first fragment of a segment of an open flow is translated like any segment; the others pass, and may come before it.
 func TestFragmentsOfAFlow(t *testing.T) {
-	for _, timestamps := range []bool{false, true} {
-		v := variant{timestamps: timestamps}
+	for _, reversed := range []bool{false, true} {
+		var frames [][]byte
+		v := variant{timestamps: true}
 		s := newSession(t, v, v.config())
 		c := newRawClient(s)
 		c.open()
@@ -247,6 +250,12 @@ func TestFragmentsOfAFlow(t *testing.T) {
 			ip.SetFlagsFragmentOffset(flags, uint16(at))
 			ip.SetChecksum(0)
 			ip.SetChecksum(^ip.CalculateChecksum())
+			frames = append(frames, frame)
+		}
+		if reversed {
+			slices.Reverse(frames)
+		}
+		for _, frame := range frames {
 			s.Inject(proxytest.FromClient, frame)
 		}
 		s.received("server", s.server, request)

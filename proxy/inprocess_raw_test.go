@@ -270,3 +270,6 @@ func TestDataOnSyn(t *testing.T) {
 		}
 	})
 }
+
+// at is where the client connects from.
+func (c *rawClient) at() netip.AddrPort { return netip.AddrPortFrom(c.Addr, c.port) }

@@ -33,6 +33,9 @@ func (o *output) reserve() {
 	}
 }
 
+// room is how many segments of levee's own fit, at least maxReplies after reserve.
+func (o *output) room() int { return min(len(o.built)-o.used, cap(o.frames)-len(o.frames)) }
+
 // forward sends a frame, which must be left alone until flush.
 func (o *output) forward(frame []byte) { o.frames = append(o.frames, frame) }
 

@@ -70,7 +70,7 @@ func (w *Worker) syn(frame []byte) {
 		switch {
 		case !saneFlags(p.Flags):
 			w.drop(DropBadFlags)
-		case p.Src == p.Dst && p.SrcPort == p.DstPort:
+		case p.Src == p.Dst:
 			w.drop(DropLand)
 		case p.FirstFragment:
 			w.drop(DropFragment)
@@ -90,6 +90,10 @@ func (w *Worker) syn(frame []byte) {
 func (w *Worker) unproxied(why PassReason, frame []byte) {
 	p := &w.pkt
 	if svc := w.proxy.policy.find(&p.Src, p.SrcPort); svc != nil && svc.Mode != ModeOff {
+		if p.Src == p.Dst {
+			w.drop(DropLand)
+			return
+		}
 		w.outbound(svc, frame)
 		return
 	}

@@ -85,14 +85,16 @@ func (p *Proxy) Flows(now time.Time, yield func(FlowInfo) bool) {
 
 func (p *Proxy) info(f *flow, at instant) FlowInfo {
 	client, server := f.ends()
-	return FlowInfo{
+	info := FlowInfo{
 		Client: client, Server: server,
 		Service:     p.policy.services[f.service].Name,
 		State:       f.state,
 		Age:         max(at.since-f.created, 0),
 		Idle:        time.Duration(at.tick-min(f.lastSeen, at.tick)) * time.Second / ticksPerSecond,
-		Delta:       f.delta,
-		TSDelta:     f.tsDelta,
 		ClientBytes: f.half[0].bytes, ServerBytes: f.half[1].bytes,
 	}
+	if f.has(opened) {
+		info.Delta, info.TSDelta = f.delta, f.tsDelta
+	}
+	return info
 }

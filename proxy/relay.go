@@ -71,7 +71,11 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 	case !p.ChecksumOK():
 		w.drop(DropBadChecksum)
 	case from == server && uint32(f.cookie-p.Seq) == f.delta && p.Ack == f.clientISN+1:
-		w.ackServer(f)
+		if f.state == StateReset { // the client has gone
+			w.resetServer(f)
+			return
+		}
+		w.ackServer(f, 0) // the client's flow label is forgotten
 	default:
 		w.drop(DropBadAck)
 	}
@@ -87,9 +91,7 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 		w.drop(DropBadChecksum)
 	case from == server && isACK(p) && p.Ack == f.clientISN+1:
 		// A late SYN-ACK: the client has gone.
-		rst := f.segmentTo(server)
-		rst.Seq, rst.Flags = p.Ack, flagRST
-		w.out.build(&rst)
+		w.resetServer(f)
 	case from == client && p.Ack == f.cookie+1:
 		// The client has not seen its RST.
 		w.resetClient(f)
@@ -225,9 +227,9 @@ func (w *Worker) timeout(slot uint32) {
 		w.enter(s, slot, evTimeout)
 		return
 	}
-	w.out.reserve()
 	if f.tries < synRetries && !f.has(direct) {
 		f.tries++
+		f.flags &^= challenged
 		f.lastSeen = w.now.tick
 		w.counters.services[f.service].cookieRetrans.inc()
 		w.sendSYN(f)
@@ -239,4 +241,11 @@ func (w *Worker) timeout(slot uint32) {
 		w.resetClient(f)
 	}
 	w.enter(s, slot, evGiveUp)
+}
+
+// resetServer answers the server's segment in work with what a host without such a connection would (RFC 9293 §3.10.7.1).
+func (w *Worker) resetServer(f *flow) {
+	rst := f.segmentTo(server)
+	rst.Seq, rst.Flags = w.pkt.Ack, flagRST
+	w.out.build(&rst)
 }

@@ -69,7 +69,7 @@ type FlowInfo struct {
 	// Age since the client's cookie was accepted, Idle since the last packet.
 	Age, Idle time.Duration
 	// Delta is added to the server's sequence numbers on their way to the client, TSDelta to
-	// its timestamps.
+	// its timestamps, once the server has answered.
 	Delta, TSDelta uint32
 	// ClientBytes and ServerBytes are payload bytes sent by each side, retransmissions included.
 	ClientBytes, ServerBytes uint64

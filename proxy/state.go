@@ -12,7 +12,13 @@ package proxy
 //	                           Reset ◀── RST ──  TimeWait
 //
 // A valid ACK for a new connection leads from every state to Opening; a time-out from every state to
-// StateFree, except from Opening, which it ends by way of Reset.
+// StateFree, except from Opening, which it ends by way of Reset. A direct flow (see direct.go) goes from StateFree to Opening by its SYN
+// and on to Open when both hosts have answered.
+//
+// FINs count in either order or both at once, the same one again changes nothing, and nothing but a RST leads back from a half-closed
+// state: it lasts as long as the hosts send. A RST counts if its sequence number is what its receiver expects next (RFC 5961 §3);
+// any other is forwarded, and so is the challenge ACK it may be answered with. What passes in TimeWait and Reset is still
+// translated: hosts send FINs and resets again.
 type State uint8
 
 // The states.
@@ -29,7 +35,7 @@ const (
 	// StateTimeWait has seen both FINs. It lasts for Config.TransitoryTimeout, so that
 	// retransmissions still pass and a replayed handshake ACK opens nothing.
 	StateTimeWait
-	// StateReset has ended by a RST or was never answered. It lasts as long as StateTimeWait for the same reasons.
+	// StateReset has ended by a RST or was never answered. It lasts as long as StateTimeWait for the same reasons (RFC 7857 §2.2).
 	StateReset
 
 	// NumStates is the number of states.
@@ -56,14 +62,14 @@ type event uint8
 const (
 	// evHandshake: a valid ACK for this tuple that isn't this flow's own.
 	evHandshake event = iota
-	// evSynAck: the server accepts.
+	// evSynAck: the server accepts; in a direct flow, and the client has acknowledged that.
 	evSynAck
 	// evClientFIN, evServerFIN: that side has sent all it had.
 	evClientFIN
 	evServerFIN
 	// evRST: either side has reset the connection, or the server refuses it.
 	evRST
-	// evGiveUp: the server has not answered any SYN, or lacks what the client was promised.
+	// evGiveUp: the server has not answered any SYN, can't be reached, or lacks what the client was promised.
 	evGiveUp
 	// evTimeout: nothing was seen for as long as the state lasts.
 	evTimeout

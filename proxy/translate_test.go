@@ -87,6 +87,8 @@ func TestPlausible(t *testing.T) {
 			{"acknowledges what was not sent", client, base + 1000, 0, base + 70001, false},
 			{"old acknowledgement", client, base + 1000, 0, base, true},
 			{"too old acknowledgement", client, base + 1000, 0, base - 40000, false},
+			{"the server's oldest acknowledgement", server, base + 70000, 0, base + 1000 - 66000, true},
+			{"the server's older acknowledgement", server, base + 70000, 0, base + 1000 - 66001, false},
 			{"server data", server, base + 70000, 60000, base + 1000, true},
 			{"server beyond the window", server, base + 170001, 1, base + 1000, false},
 			{"server acknowledges too much", server, base + 70000, 0, base + 1001, false},

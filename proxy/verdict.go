@@ -18,7 +18,7 @@ const (
 	DropBadFlags
 	// DropBadChecksum: TCP checksum wrong on a packet that levee would answer or act on.
 	DropBadChecksum
-	// DropLand: source and destination are the same.
+	// DropLand: source and destination address are the same, whatever the ports.
 	DropLand
 	// DropFragment: a fragment that can't be proxied: a SYN, an unproxied handshake or a header too short.
 	DropFragment

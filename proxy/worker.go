@@ -118,11 +118,18 @@ func (w *Worker) expire() {
 	budget := expireBudget
 	for i := w.id; i < len(stripes); i += workers {
 		w.firing = &stripes[i]
-		w.firing.mu.Lock()
-		budget = w.firing.expire(w.now.tick, budget, w.due, w.fire)
-		w.firing.mu.Unlock()
-		if budget == 0 {
-			return // the rest after the next batch
+		for done := false; !done; {
+			// A time-out sends at most one segment, and not by way of the link while the lock is held.
+			w.out.reserve()
+			part := min(budget, w.out.room())
+			w.firing.mu.Lock()
+			left := w.firing.expire(w.now.tick, part, w.due, w.fire)
+			w.firing.mu.Unlock()
+			budget -= part - left
+			if budget == 0 {
+				return // the rest after the next batch
+			}
+			done = left > 0
 		}
 	}
 	w.expired = w.now.tick
