@@ -183,8 +183,13 @@ func TestChallengesAreBounded(t *testing.T) {
 	if resets != 1 {
 		t.Errorf("%d resets for 10 challenges", resets)
 	}
-	s.Advance(10 * time.Second)
-	checkControl(t, "server", r.Take(), []header.TCPFlags{syn, syn, syn})
+	s.Advance(2 * time.Second)
+	checkControl(t, "server", r.Take(), []header.TCPFlags{syn})
+	a := r.segment(ack)
+	a.Ack += 5
+	r.Send(&a, nil) // that SYN is challenged, too
+	s.Advance(8 * time.Second)
+	checkControl(t, "server", r.Take(), []header.TCPFlags{rst, syn, syn, syn})
 	r.accept()
 	s.wantState(proxy.StateOpen)
 }
