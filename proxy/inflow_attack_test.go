@@ -203,9 +203,9 @@ func (n *inflowNet) drifted(c *inflowConn, before, after flow, frame []byte) {
 	from := c.from(&p)
 	same := before
 	if before.state == StateOpening && from == server {
-		// A SYN-SENT host resets what acknowledges something else (RFC 9293 §3.10.7.3); levee also sends its SYN again, at most
-		// synRetries times in all.
-		same.tries, same.lastSeen = after.tries, after.lastSeen
+		// A SYN-SENT host resets what acknowledges something else (RFC 9293 §3.10.7.3); levee also sends its SYN again, once for
+		// each that its timer sends.
+		same.set(challenged, after.has(challenged))
 	}
 	if before.has(opened) {
 		ack := p.Ack
