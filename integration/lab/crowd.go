@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,13 +18,7 @@ const MaxCrowd = 1 << 21
 // read and write frames and keep a few bytes of each connection. Nobody sends again what gets lost but the
 // client its SYN. The connections stay open in the gateway when the crowd has gone.
 type Crowd struct {
-	addr           [4]byte // the server's
-	port           uint16
-	client, server *crowdHost
-	sinks          []*Sink
-	// salt makes the sequence numbers of two crowds differ.
-	salt  uint32
-	begin time.Time
+	crowdEnds
 
 	// For each connection, what the server's SYN-ACK said: written before answered is set.
 	acks, stamps []uint32
@@ -36,21 +28,6 @@ type Crowd struct {
 	accepted []atomic.Bool
 	// next is the connection whose turn it is in Send.
 	next int
-	// sending is held by Open and Send, which share the client's sender.
-	sending sync.Mutex
-
-	stopping atomic.Bool
-	readers  sync.WaitGroup
-	close    func() error
-}
-
-// crowdHost is one of a crowd's two ends.
-type crowdHost struct {
-	fd       int
-	ethernet []byte
-	sender   frameSender // of Open and Send
-	replies  frameSender // of the reader
-	reader   *frameReader
 }
 
 // StartCrowd prepares for up to size connections to a port of the first server, where nothing else listens. A lab with an
@@ -60,108 +37,13 @@ func (l *Lab) StartCrowd(port uint16, size int) (*Crowd, error) {
 		return nil, fmt.Errorf("a crowd needs an attacker's namespace, a port, and 1 to %d connections, not %d", MaxCrowd, size)
 	}
 	c := &Crowd{
-		addr: l.Servers[0].Link.Host.Addr4.As4(), port: port, salt: rand.Uint32(), begin: time.Now(),
 		acks: make([]uint32, size), stamps: make([]uint32, size), stamped: make([]bool, size),
 		answered: make([]atomic.Bool, size), accepted: make([]atomic.Bool, size),
 	}
-	c.close = sync.OnceValue(c.closeOnce)
-	err := c.start(l.Attacker.Link, l.Servers[0].Link)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start a crowd: %w", err), c.Close())
+	if err := c.crowdEnds.start(l, port, flagSYN, c.answerSYNACK, c.answerSYN); err != nil {
+		return nil, fmt.Errorf("start a crowd: %w", err)
 	}
-	l.started.add(c.close)
 	return c, nil
-}
-
-func (c *Crowd) start(client, server *Link) error {
-	var err error
-	// The kernels there would answer with resets.
-	for _, e := range []*End{&server.Host, &client.Host} {
-		s, err := e.StartSink(c.port)
-		if err != nil {
-			return err
-		}
-		c.sinks = append(c.sinks, s)
-	}
-	if c.client, err = newCrowdHost(client, tcpSrcPortAt, c.port, flagSYN|flagACK); err != nil {
-		return err
-	}
-	if c.server, err = newCrowdHost(server, tcpDstPortAt, c.port, flagSYN); err != nil {
-		return err
-	}
-	c.readers.Go(func() { c.read(c.client, c.answerSYNACK) })
-	c.readers.Go(func() { c.read(c.server, c.answerSYN) })
-	return nil
-}
-
-// newCrowdHost opens the sockets of one end. It receives only segments with the port at the offset, and with exactly
-// these flags of SYN and ACK.
-func newCrowdHost(l *Link, offset uint32, port uint16, flags byte) (*crowdHost, error) {
-	// Sockets for all protocols get frames ahead of the Sink, those for IP alone after it.
-	fd, err := l.Host.frameSocket(htons(unix.ETH_P_ALL), handshakeFilter(offset, port, flags))
-	if err != nil {
-		return nil, err
-	}
-	// The reader looks up now and then whether it is to stop.
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 50_000}); err != nil {
-		return nil, errors.Join(fmt.Errorf("set a time-out: %w", err), unix.Close(fd))
-	}
-	h := &crowdHost{fd: fd, reader: newFrameReader(fd)}
-	h.ethernet = append(append([]byte(nil), l.Gateway.HardwareAddr...), l.Host.HardwareAddr...)
-	h.ethernet = append(h.ethernet, ethIPv4>>8, ethIPv4&0xff)
-	for _, s := range []*frameSender{&h.sender, &h.replies} {
-		s.init(fd)
-		for i := range s.frames {
-			s.frames[i] = make([]byte, 0, maxCrowdFrame)
-		}
-	}
-	return h, nil
-}
-
-// handshakeFilter is a program of classic BPF (Linux's Documentation/networking/filter.rst).
-func handshakeFilter(offset uint32, port uint16, flags byte) []unix.SockFilter {
-	const drop = 11
-	// at is the number of instructions before this one.
-	equal := func(value uint32, at uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: drop - at - 1, K: value}
-	}
-	load := func(code uint16, at uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_LD | code, K: at} }
-	return []unix.SockFilter{
-		load(unix.BPF_H|unix.BPF_ABS, 12), equal(ethIPv4, 1),
-		load(unix.BPF_B|unix.BPF_ABS, ethLen+9), equal(protoTCP, 3),
-		{Code: unix.BPF_LDX | unix.BPF_B | unix.BPF_MSH, K: ethLen}, // the length of the IP header
-		load(unix.BPF_H|unix.BPF_IND, ethLen+offset), equal(uint32(port), 6),
-		load(unix.BPF_B|unix.BPF_IND, ethLen+tcpFlagsAt),
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: flagSYN | flagACK}, equal(uint32(flags), 9),
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-	}
-}
-
-// read hands every segment that comes to answer, which appends a frame in reply or leaves it empty.
-func (c *Crowd) read(h *crowdHost, answer func(in *crowdSegment, out []byte) []byte) {
-	for !c.stopping.Load() {
-		n, err := h.reader.receive()
-		if err != nil {
-			// Time-outs, signals, and an interface that goes down; the socket itself stays until we end.
-			continue
-		}
-		replies := 0
-		for _, frame := range h.reader.frames[:n] {
-			var in crowdSegment
-			if !in.parse(frame) {
-				continue
-			}
-			if out := answer(&in, h.replies.frames[replies][:0]); len(out) > 0 {
-				h.replies.setFrame(replies, out)
-				replies++
-			}
-		}
-		// What the link doesn't take is lost like any packet, and the client sends its SYN again.
-		if replies > 0 {
-			_, _ = h.replies.send(replies)
-		}
-	}
 }
 
 // answerSYNACK completes a connection on the client's side.
@@ -183,32 +65,7 @@ func (c *Crowd) answerSYN(in *crowdSegment, out []byte) []byte {
 	if i, ok := crowdIndex(in.src, in.srcPort); ok && i < len(c.accepted) {
 		c.accepted[i].Store(true)
 	}
-	return (&crowdSegment{
-		src: in.dst, dst: in.src, srcPort: in.dstPort, dstPort: in.srcPort,
-		// Any number will do, as long as a SYN that comes again gets the same.
-		seq: ^in.seq, ack: in.seq + 1, flags: flagSYN | flagACK, window: 65535,
-		handshake: true, stamped: in.stamped, tsval: c.clock(), tsecr: in.tsval,
-	}).appendTo(append(out, c.server.ethernet...))
-}
-
-// clock is a timestamp clock in milliseconds. It starts at 1: a TSecr of 0 is no answer to anything.
-func (c *Crowd) clock() uint32 { return uint32(time.Since(c.begin).Milliseconds()) + 1 }
-
-func (c *Crowd) isn(i int) uint32 { return c.salt + uint32(i)*2654435761 }
-
-// from starts a segment of the i-th client.
-func (c *Crowd) from(i int) crowdSegment {
-	addr, port := crowdAddr(i)
-	return crowdSegment{
-		src: addr, dst: c.addr, srcPort: port, dstPort: c.port, window: 512, tsval: c.clock(),
-	}
-}
-
-// syn appends the SYN of connection i.
-func (c *Crowd) syn(i int, out []byte) []byte {
-	s := c.from(i)
-	s.seq, s.flags, s.window, s.handshake, s.stamped = c.isn(i), flagSYN, window, true, true
-	return s.appendTo(append(out, c.client.ethernet...))
+	return c.synAck(in, out)
 }
 
 // ack appends an ACK without payload on connection i, which was answered.
@@ -321,22 +178,3 @@ func (c *Crowd) send(ctx context.Context, rate, count int, write func(k int, out
 
 // Arrived counts the segments of all kinds that have reached the server.
 func (c *Crowd) Arrived() (int, error) { return c.sinks[0].Packets() }
-
-// Close ends the crowd. It may be called again.
-func (c *Crowd) Close() error { return c.close() }
-
-func (c *Crowd) closeOnce() (err error) {
-	c.stopping.Store(true)
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	c.readers.Wait()
-	for _, h := range []*crowdHost{c.client, c.server} {
-		if h != nil {
-			err = errors.Join(err, unix.Close(h.fd))
-		}
-	}
-	for _, s := range c.sinks {
-		err = errors.Join(err, s.Stop())
-	}
-	return err
-}

@@ -1,7 +1,7 @@
 // Package lab builds a small network out of Linux network namespaces, and has what it takes to
 // use it: processes started inside, a web server and clients, packet loss and delay, captures, counters,
-// the kernel's own SYN proxy to compare with, crowds of synthetic connections, and a bounded SYN
-// generator. The latter two can send into the lab and nowhere else.
+// the kernel's own SYN proxy to compare with, synthetic connections in crowds that stay and in a churn that comes and goes,
+// and a bounded SYN generator. The latter three can send into the lab and nowhere else.
 //
 //	                        gateway (forwards IPv4 and IPv6; levee runs here)
 //	                     ┌──────────────────────────────┐

@@ -90,15 +90,19 @@ type Status struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 	Ready         bool    `json:"ready"`
 	Flows         struct {
-		Open     int `json:"open"`
-		Opening  int `json:"opening"`
-		Capacity int `json:"capacity"`
+		Open       int `json:"open"`
+		Opening    int `json:"opening"`
+		Closing    int `json:"closing"`
+		Remembered int `json:"remembered"`
+		Capacity   int `json:"capacity"`
 	} `json:"flows"`
 	Services []ServiceStatus   `json:"services"`
 	Drops    map[string]uint64 `json:"drops"`
 	Tun      struct {
 		Name   string `json:"name"`
 		Queues int    `json:"queues"`
+		// TxDrops are packets for levee that found their queue full.
+		TxDrops uint64 `json:"tx_drops"`
 		// Offload is left as the daemon writes it.
 		Offload json.RawMessage `json:"offload"`
 	} `json:"tun"`

@@ -72,7 +72,9 @@ const (
 
 	ethIPv4, ethIPv6 = 0x0800, 0x86dd
 	protoTCP         = 6
+	flagFIN          = 0x01
 	flagSYN          = 0x02
+	flagRST          = 0x04
 )
 
 // Offsets in the headers.

@@ -135,7 +135,6 @@ func tcpTo(p netip.Prefix) []expr.Any {
 
 // pureSYN matches TCP packets with SYN of the flags FIN, SYN, RST and ACK.
 func pureSYN() []expr.Any {
-	const flagFIN, flagRST = 0x01, 0x04
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: tcpFlagsAt, Len: 1},
 		&expr.Bitwise{
