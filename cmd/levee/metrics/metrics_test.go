@@ -221,7 +221,7 @@ func TestServer(t *testing.T) {
 	go func() { done <- s.Serve() }()
 
 	code, body := get(t, s, "/metrics")
-	for _, want := range []string{`levee_build_info{goversion="go`, `version="v1.2.3"`, "go_goroutines", "process_open_fds", "levee_drops_total"} {
+	for _, want := range []string{`levee_build_info{goversion="go`, `version="v1.2.3"`, "go_goroutines", "go_sched_pauses_stopping_gc_seconds_bucket", "process_open_fds", "levee_drops_total"} {
 		if code != 200 || !strings.Contains(body, want) {
 			t.Errorf("/metrics (%d) lacks %s", code, want)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -72,11 +73,15 @@ func (s *Server) Close() error {
 	return err
 }
 
+// pauses are how long the world stood still, and of that how long it took to stop it: on a busy machine until every thread
+// that was at work has had a processor again.
+var pauses = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/sched/pauses/`)}
+
 func registry(version string, source Source) *prometheus.Registry {
 	r := prometheus.NewPedanticRegistry()
 	r.MustRegister(
 		&collector{version: version, source: source},
-		collectors.NewGoCollector(),
+		collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(pauses)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return r
