@@ -35,7 +35,7 @@ func TestMisuse(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", exitMisused, "use demo, up or bench"},
+		{"", exitMisused, "use demo, up, bench or churn"},
 		{"dance", exitMisused, "dance"},
 		{"demo now", exitMisused, "now"},
 		{"demo --fast", exitMisused, "--fast"},
@@ -46,6 +46,13 @@ func TestMisuse(t *testing.T) {
 		{"bench --repeat 51", exitMisused, "--repeat"},
 		{"bench --only (", exitMisused, "--only"},
 		{"bench --levee /nonexistent/levee", exitFailed, "make build"},
+		{"churn now", exitMisused, "now"},
+		{"churn --flows 0", exitMisused, "--flows"},
+		{"churn --flows 9999999", exitMisused, "--flows"},
+		{"churn --duration 9s", exitMisused, "--duration"},
+		{"churn --warm-up -1s", exitMisused, "--warm-up"},
+		{"churn --capacity -1", exitMisused, "--capacity"},
+		{"churn --levee /nonexistent/levee", exitFailed, "make build"},
 		{"up --clients 17", exitFailed, "at most 16"},
 	} {
 		var out, errs bytes.Buffer

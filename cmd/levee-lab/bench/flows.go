@@ -1,12 +1,9 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -246,51 +243,30 @@ type daemonMetrics struct {
 }
 
 func (g *growth) scrape(ctx context.Context) (m daemonMetrics, err error) {
-	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddr+"/metrics", nil)
+	series, err := scrape(ctx, g.lab)
 	if err != nil {
 		return m, err
 	}
-	resp, err := g.lab.Gateway.Client().Do(req)
-	if err != nil {
-		return m, fmt.Errorf("read levee's metrics: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return m, fmt.Errorf("read levee's metrics: %s", resp.Status)
-	}
-	return parseMetrics(io.LimitReader(resp.Body, maxMetrics))
+	return pickMetrics(series)
 }
 
-// maxMetrics bounds what is read of the metrics, in bytes.
-const maxMetrics = 1 << 20
-
-func parseMetrics(r io.Reader) (m daemonMetrics, err error) {
+// pickMetrics takes what flows wants to know.
+func pickMetrics(series map[string]float64) (m daemonMetrics, err error) {
 	found := 0
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		name, value, _ := strings.Cut(lines.Text(), " ")
+	for name, value := range series {
 		var into *float64
 		switch {
 		case strings.HasPrefix(name, "levee_worker_received_frames_total{"):
 			into = &m.frames
 		case name == "go_memstats_mallocs_total":
 			into = &m.mallocs
-		case name == `go_gc_duration_seconds{quantile="1"}`:
+		case name == longestPauseName:
 			into = &m.longestPause
 		default:
 			continue
 		}
-		n, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			return m, fmt.Errorf("levee's metrics: %s: %w", name, err)
-		}
-		*into += n // one line for each worker
+		*into += value // one series for each worker
 		found++
-	}
-	if err := lines.Err(); err != nil {
-		return m, fmt.Errorf("read levee's metrics: %w", err)
 	}
 	if found < 3 {
 		return m, errors.New("levee's metrics lack frames, allocations or pauses")

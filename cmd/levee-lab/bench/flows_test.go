@@ -30,7 +30,14 @@ levee_worker_received_frames_total{worker="0"} 100
 levee_worker_received_frames_total{worker="1"} 23
 levee_worker_sent_frames_total{worker="0"} 7
 `
-	m, err := parseMetrics(strings.NewReader(good))
+	parse := func(text string) (daemonMetrics, error) {
+		series, err := readMetrics(strings.NewReader(text))
+		if err != nil {
+			return daemonMetrics{}, err
+		}
+		return pickMetrics(series)
+	}
+	m, err := parse(good)
 	if want := (daemonMetrics{frames: 123, mallocs: 1234500, longestPause: 0.000254}); err != nil || m != want {
 		t.Errorf("%+v, %v, want %+v", m, err, want)
 	}
@@ -39,7 +46,7 @@ levee_worker_sent_frames_total{worker="0"} 7
 		"no frames": strings.ReplaceAll(good, "received_frames", "frames_received"),
 		"no number": strings.ReplaceAll(good, "0.000254", "long"),
 	} {
-		if m, err := parseMetrics(strings.NewReader(bad)); err == nil {
+		if m, err := parse(bad); err == nil {
 			t.Errorf("%s: %+v", name, m)
 		}
 	}

@@ -60,26 +60,32 @@ type Failure struct {
 }
 
 func newReport(cfg Config) (*Report, error) {
-	r := &Report{
-		Commit: cfg.Commit, Date: cfg.Date, Repeat: cfg.Repeat, Quick: cfg.Quick,
-		Machine: Machine{CPUs: runtime.NumCPU(), Runtime: runtime.Version()}, Failures: []Failure{},
+	m, err := describeMachine()
+	if err != nil {
+		return nil, err
 	}
+	return &Report{
+		Commit: cfg.Commit, Date: cfg.Date, Repeat: cfg.Repeat, Quick: cfg.Quick, Machine: m, Failures: []Failure{},
+	}, nil
+}
+
+func describeMachine() (m Machine, err error) {
 	cpus, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
-		return nil, fmt.Errorf("describe the machine: %w", err)
+		return m, fmt.Errorf("describe the machine: %w", err)
 	}
-	r.Machine.CPU = cpuModel(string(cpus))
 	var info unix.Sysinfo_t
 	var name unix.Utsname
 	if err := unix.Sysinfo(&info); err != nil {
-		return nil, fmt.Errorf("describe the machine: %w", err)
+		return m, fmt.Errorf("describe the machine: %w", err)
 	}
 	if err := unix.Uname(&name); err != nil {
-		return nil, fmt.Errorf("describe the machine: %w", err)
+		return m, fmt.Errorf("describe the machine: %w", err)
 	}
-	r.Machine.Memory = int64(info.Totalram) * int64(info.Unit)
-	r.Machine.Kernel = unix.ByteSliceToString(name.Release[:])
-	return r, nil
+	return Machine{
+		CPU: cpuModel(string(cpus)), CPUs: runtime.NumCPU(), Memory: int64(info.Totalram) * int64(info.Unit),
+		Kernel: unix.ByteSliceToString(name.Release[:]), Runtime: runtime.Version(),
+	}, nil
 }
 
 // cpuModel is the name in /proc/cpuinfo. Not every architecture has one.
