@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +19,11 @@ type FloodConfig struct {
 	Target netip.AddrPort
 	// Rate in SYNs per second, of which a busy machine may make less; 0 sends as fast as it goes.
 	Rate int
+	// Burst, if it isn't 0, is how many are sent at once, as fast as it goes; Rate is then their mean. At most MaxFloodCount.
+	Burst int
+	// Urgent lets the generator have a CPU whenever it wants one: like an attacker on a machine of his own, it doesn't wait
+	// because the gateway is busy.
+	Urgent bool
 	// Count is how many SYNs are sent at most, 1 to MaxFloodCount.
 	Count int
 	// Duration is how long it goes on at most, up to MaxFloodDuration.
@@ -43,6 +49,9 @@ func (c FloodConfig) validate() error {
 	}
 	if c.Rate < 0 {
 		return fmt.Errorf("rate %d is negative", c.Rate)
+	}
+	if c.Burst < 0 || c.Burst > MaxFloodCount || c.Burst > 0 && c.Rate == 0 {
+		return fmt.Errorf("bursts of %d at a rate of %d", c.Burst, c.Rate)
 	}
 	return nil
 }
@@ -90,8 +99,15 @@ func (l *Link) StartFlood(ctx context.Context, cfg FloodConfig) (*Flood, error) 
 		defer forget()
 		defer close(f.done)
 		defer cancel()
+		if cfg.Urgent {
+			runtime.LockOSThread() // and never unlocked: the thread ends with the flood
+			if f.err = hurry(); f.err != nil {
+				f.err = errors.Join(f.err, unix.Close(fd))
+				return
+			}
+		}
 		begin := time.Now()
-		f.err = f.send(ctx, sender, cfg.Rate, cfg.Count)
+		f.err = f.send(ctx, sender, cfg)
 		f.result.Sent, f.result.Elapsed = f.Sent(), time.Since(begin)
 		f.err = errors.Join(f.err, unix.Close(fd))
 	}()
@@ -116,11 +132,20 @@ func (f *Flood) Wait() (FloodResult, error) {
 	return f.result, f.err
 }
 
+// hurry gives the calling thread precedence over all ordinary ones.
+func hurry() error {
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -20); err != nil {
+		return fmt.Errorf("flood: raise the generator's priority: %w", err)
+	}
+	return nil
+}
+
 // send is the loop. That ctx is done is not an error.
-func (f *Flood) send(ctx context.Context, s *synSender, rate, count int) error {
-	pace := newPacer(rate)
-	for sent := 0; sent < count && ctx.Err() == nil; {
-		n := pace.due(sent, min(floodBatch, count-sent))
+func (f *Flood) send(ctx context.Context, s *synSender, cfg FloodConfig) error {
+	pace := newPacer(cfg.Rate)
+	pace.burst = cfg.Burst
+	for sent := 0; sent < cfg.Count && ctx.Err() == nil; {
+		n := pace.due(sent, min(floodBatch, cfg.Count-sent))
 		if n == 0 {
 			time.Sleep(pace.pause())
 			continue

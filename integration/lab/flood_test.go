@@ -150,6 +150,35 @@ func TestFloodKeepsItsRate(t *testing.T) {
 	}
 }
 
+// Bursts keep the mean rate, and there is nothing between them.
+func TestFloodInBursts(t *testing.T) {
+	l := labtest.New(t, lab.Config{Attacker: true})
+	f := startFlood(t, l, false, lab.FloodConfig{Count: 5000, Duration: 10 * time.Second, Rate: 10_000, Burst: 1000, Urgent: true})
+	whole, looks := 0, 0
+	for running := true; running; {
+		select {
+		case <-f.Done():
+			running = false
+		case <-time.After(time.Millisecond):
+			looks++
+			if f.Sent()%1000 == 0 {
+				whole++
+			}
+		}
+	}
+	r, err := f.Wait()
+	if err != nil || r.Sent != 5000 {
+		t.Fatalf("sent %d of 5000: %v", r.Sent, err)
+	}
+	// Late is the fault of a busy machine, early is ours.
+	if r.Rate() > 10_500 {
+		t.Errorf("%.0f SYNs a second, want at most 10,000", r.Rate())
+	}
+	if looks < 20 || whole < looks*3/4 {
+		t.Errorf("%d of %d looks were between bursts", whole, looks)
+	}
+}
+
 func TestFloodRefuses(t *testing.T) {
 	l := labtest.New(t, lab.Config{Attacker: true})
 	good := lab.FloodConfig{Target: l.Servers[0].AddrPort(false, webPort), Count: 1, Duration: time.Second}
@@ -164,6 +193,8 @@ func TestFloodRefuses(t *testing.T) {
 		{"no time", func(c *lab.FloodConfig) { c.Duration = 0 }},
 		{"too long", func(c *lab.FloodConfig) { c.Duration = lab.MaxFloodDuration + 1 }},
 		{"a negative rate", func(c *lab.FloodConfig) { c.Rate = -1 }},
+		{"a negative burst", func(c *lab.FloodConfig) { c.Rate, c.Burst = 1, -1 }},
+		{"bursts at no rate", func(c *lab.FloodConfig) { c.Burst = 1 }},
 	} {
 		cfg := good
 		tc.change(&cfg)

@@ -137,13 +137,15 @@ func (r *frameReader) receive() (int, error) {
 	return n, err
 }
 
-// pacer spreads packets evenly over time.
+// pacer spreads packets, or bursts of them, evenly over time.
 type pacer struct {
 	// rate in packets a second; 0 is as fast as it goes.
 	rate  int
 	begin time.Time
 	// With a rate, the packets sent and skipped together keep up with rate times the time since begin.
 	skipped int
+	// burst is how many packets are due at once; 0 is few. burstEnd is what will have been sent after the present one.
+	burst, burstEnd int
 }
 
 func newPacer(rate int) *pacer { return &pacer{rate: rate, begin: time.Now()} }
@@ -157,9 +159,19 @@ func (p *pacer) due(sent, n int) int {
 	if p.rate == 0 {
 		return n
 	}
+	if sent < p.burstEnd {
+		return min(n, p.burstEnd-sent)
+	}
 	due := int(time.Since(p.begin).Seconds()*float64(p.rate)) - sent - p.skipped
-	if late := due - int(maxCatchUp.Seconds()*float64(p.rate)) - floodBatch; late > 0 {
+	if late := due - int(maxCatchUp.Seconds()*float64(p.rate)) - max(floodBatch, p.burst); late > 0 {
 		due, p.skipped = due-late, p.skipped+late
+	}
+	if p.burst > 0 {
+		if due < p.burst {
+			return 0
+		}
+		p.burstEnd = sent + p.burst
+		return min(n, p.burst)
 	}
 	// A millisecond's worth, or a batch, goes out at once.
 	if due < min(p.rate/1000+1, n) {
