@@ -148,14 +148,32 @@ func (c *Conn) StopReading(stop bool) {
 }
 
 // KeepAlive makes the stack probe the connection, once it is established, when it has been idle for this time, again
-// and again. Call it before the connection is established.
-func (c *Conn) KeepAlive(idle time.Duration) { c.keepAlive = idle }
+// and again.
+func (c *Conn) KeepAlive(idle time.Duration) {
+	c.keepAlive = idle
+	if c.established {
+		c.startKeepAlive()
+	}
+}
 
 // startKeepAlive does it: gVisor takes note of the options only on an established connection.
 func (c *Conn) startKeepAlive() {
 	o, i := tcpip.KeepaliveIdleOption(c.keepAlive), tcpip.KeepaliveIntervalOption(c.keepAlive)
 	c.ep.SocketOptions().SetKeepAlive(true)
 	_, _ = c.ep.SetSockOpt(&o), c.ep.SetSockOpt(&i)
+	if c.host.cfg.Stubborn {
+		_ = c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, endless)
+	}
+}
+
+// Remote is the address of the other end.
+func (c *Conn) Remote() netip.AddrPort {
+	a, err := c.ep.GetRemoteAddress()
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	addr, _ := netip.AddrFromSlice(a.Addr.AsSlice())
+	return netip.AddrPortFrom(addr, a.Port)
 }
 
 // Established says whether the handshake is over. It stays true.

@@ -13,4 +13,8 @@
 // is an address without a stack, whose packets the test writes and reads itself. The network keeps a
 // Trace, logs it when a test has failed, and itself fails a test for frames that the kernel would refuse and for
 // packets that a host finds malformed.
+//
+// Network.Impair makes the wires lose, double, delay and corrupt packets, and Network.Narrow carry less than they did; a
+// Tracker judges every segment as the host that gets it would. With Config.Direct a plain router is in levee's
+// place, to compare with.
 package proxytest

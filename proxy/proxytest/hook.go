@@ -91,8 +91,8 @@ type Fate struct {
 	Drop bool
 	// Copies more than the one are sent.
 	Copies int
-	// Delay is added to the latency of the wire: packets behind overtake.
-	Delay time.Duration
+	// Delay is added to the latency of the wire: packets behind overtake. CopyDelay comes on top for copies.
+	Delay, CopyDelay time.Duration
 }
 
 // Hook sees every packet at one hop, may edit it, and decides.
@@ -116,7 +116,7 @@ func DropFirst(n int, match func(p *Packet) bool) Hook {
 // NOPs wherever SYN is set.
 func WithoutOption(kind uint8) Hook {
 	return func(p *Packet) Fate {
-		if p.Has(header.TCPFlagSyn) {
+		if p.Has(header.TCPFlagSyn) && (p.TCP.Partial || p.TCP.ChecksumOK()) { // Edit would mend what is corrupted
 			p.Edit(func(tcp header.TCP) { blankOption(tcp[header.TCPMinimumSize:p.TCP.HeaderLen], kind) })
 		}
 		return Fate{}

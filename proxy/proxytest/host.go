@@ -31,6 +31,8 @@ type HostConfig struct {
 	GSO bool
 	// NoSACK: the host does not do selective acknowledgements.
 	NoSACK bool
+	// Stubborn: the host never gives up a connection for want of an answer, and never waits longer than 8 s to try again.
+	Stubborn bool
 	// TimeWait is how long the host remembers connections that it closed first, 60 s if 0.
 	TimeWait time.Duration
 }
@@ -41,6 +43,7 @@ func ReceiveBufferFor(wscale int) int { return 0xffff << wscale }
 // Host is an end host: a gVisor stack with one address of each family.
 type Host struct {
 	net   *Network
+	cfg   HostConfig
 	out   Hop
 	addrs []netip.Addr
 	link  *channel.Endpoint
@@ -53,11 +56,14 @@ type Host struct {
 
 const nicID = 1
 
+// endless is how often a stubborn host tries.
+const endless = 200
+
 // sendQueue is the most packets a stack can send at one instant; more would be lost.
 const sendQueue = 1 << 14
 
 func newHost(n *Network, out Hop, seed uint64, cfg HostConfig, addrs ...netip.Addr) *Host {
-	h := &Host{net: n, out: out, addrs: addrs}
+	h := &Host{net: n, cfg: cfg, out: out, addrs: addrs}
 	h.link = channel.New(sendQueue, cmp.Or(cfg.MTU, 1500), "")
 	if cfg.GSO {
 		h.link.SupportedGSOKind = gstack.HostGSOSupported
@@ -90,6 +96,12 @@ func newHost(n *Network, out Hop, seed uint64, cfg HostConfig, addrs ...netip.Ad
 	// connection hangs for good, with or without levee.
 	noRACK := tcpip.TCPRecovery(0)
 	setting(&noRACK)
+	if cfg.Stubborn {
+		longest, retries, syns := tcpip.TCPMaxRTOOption(8*time.Second), tcpip.TCPMaxRetriesOption(endless), tcpip.TCPSynRetriesOption(endless)
+		setting(&longest)
+		setting(&retries)
+		setting(&syns)
+	}
 	if cfg.TimeWait != 0 {
 		timeWait := tcpip.TCPTimeWaitTimeoutOption(cfg.TimeWait)
 		setting(&timeWait)

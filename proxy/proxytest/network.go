@@ -3,6 +3,7 @@ package proxytest
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +45,8 @@ type Config struct {
 	Hooks [NumHops][]Hook
 	// Hostile: hosts may get packets that they find malformed.
 	Hostile bool
+	// Direct puts a plain router where levee would be, for comparison: the same wires and hosts, no proxy.
+	Direct bool
 }
 
 // DefaultStart is a second after the beginning of a cookie epoch, an even one.
@@ -58,8 +61,13 @@ type Network struct {
 	Trace Trace
 	// Hooks for each hop, applied in order. A test may change them at any time.
 	Hooks [NumHops][]Hook
+	// ToLevee and FromLevee count the frames that levee was given, and that it sent.
+	ToLevee, FromLevee uint64
 
 	tb      testing.TB
+	direct  bool
+	hostile bool
+	closed  bool
 	latency [NumHops]time.Duration
 	workers []*proxy.Worker
 	links   []*link
@@ -79,7 +87,7 @@ func New(tb testing.TB, cfg Config) *Network {
 	}
 	n := &Network{
 		Clock: NewClock(cfg.Start), Hooks: cfg.Hooks,
-		tb:    tb,
+		tb: tb, direct: cfg.Direct,
 		hosts: map[netip.Addr]*Host{}, peers: map[netip.Addr]*Peer{},
 		ticked: cfg.Start,
 	}
@@ -102,17 +110,27 @@ func New(tb testing.TB, cfg Config) *Network {
 			n.hosts[a] = h
 		}
 	}
+	n.hostile = cfg.Hostile
 	tb.Cleanup(func() {
-		if !cfg.Hostile {
-			n.checkHosts()
-		}
 		if tb.Failed() {
 			tb.Logf("packets (seed %d):\n%s", cfg.Seed, n.Trace)
 		}
-		n.Client.close()
-		n.Server.close()
+		n.Close()
 	})
 	return n
+}
+
+// Close ends the network before the test does, and checks what the hosts have got.
+func (n *Network) Close() {
+	if n.closed {
+		return
+	}
+	n.closed = true
+	if !n.hostile {
+		n.checkHosts()
+	}
+	n.Client.close()
+	n.Server.close()
 }
 
 func withDefaults(cfg Config) proxy.Config {
@@ -156,6 +174,7 @@ func (n *Network) transmit(hop Hop, frame []byte) {
 		fate.Drop = fate.Drop || f.Drop
 		fate.Copies += f.Copies
 		fate.Delay += f.Delay
+		fate.CopyDelay += f.CopyDelay
 	}
 	if len(n.Hooks[hop]) > 0 {
 		p.parse()
@@ -164,27 +183,47 @@ func (n *Network) transmit(hop Hop, frame []byte) {
 	if fate.Drop {
 		return
 	}
-	for range 1 + fate.Copies {
-		n.Clock.AfterFunc(n.latency[hop]+fate.Delay, func() { n.arrived = append(n.arrived, p) })
+	for i := range 1 + fate.Copies {
+		delay := n.latency[hop] + fate.Delay
+		if i > 0 {
+			delay += fate.CopyDelay
+		}
+		n.Clock.AfterFunc(delay, func() { n.arrived = append(n.arrived, p) })
 	}
 }
 
 // fromLevee puts a frame that a worker sends on the wire where its destination is.
 func (n *Network) fromLevee(frame []byte) {
+	n.FromLevee++
 	p := newPacket(ToClient, n.Clock.Elapsed(), frame)
 	if err := checkVirtio(p); err != nil {
 		n.tb.Errorf("at %v levee sends a frame that the kernel would refuse: %v: % x", p.At, err, frame[:min(len(frame), 90)])
 	}
-	dst := p.TCP.Dst.Netip()
-	hop := ToClient
-	switch host, peer := n.hosts[dst], n.peers[dst]; {
-	case host != nil && host.out == FromServer, peer != nil && peer.out == FromServer:
-		hop = ToServer
-	case host == nil && peer == nil:
-		n.tb.Errorf("at %v levee sends to %v, which is nobody", p.At, dst)
+	hop, ok := n.hopTo(p)
+	if !ok {
+		n.tb.Errorf("at %v levee sends to %v, which is nobody", p.At, p.TCP.Dst.Netip())
 		return
 	}
 	n.transmit(hop, frame)
+}
+
+// hopTo is the wire behind levee toward whom a packet is for, if there is somebody.
+func (n *Network) hopTo(p *Packet) (Hop, bool) {
+	dst := p.TCP.Dst.Netip()
+	switch host, peer := n.hosts[dst], n.peers[dst]; {
+	case host != nil && host.out == FromServer, peer != nil && peer.out == FromServer:
+		return ToServer, true
+	case host == nil && peer == nil:
+		return 0, false
+	}
+	return ToClient, true
+}
+
+// route is what a plain router does in levee's place.
+func (n *Network) route(p *Packet) {
+	if hop, ok := n.hopTo(p); ok {
+		n.transmit(hop, slices.Clone(p.Frame))
+	}
 }
 
 // deliver hands over what has come to the end of a wire, and says whether there was anything.
@@ -194,6 +233,10 @@ func (n *Network) deliver() bool {
 		p := n.arrived[i]
 		switch p.Hop {
 		case FromClient, FromServer:
+			if n.direct {
+				n.route(p)
+				continue
+			}
 			l := n.links[0]
 			if p.Hop == FromServer {
 				l = n.links[len(n.links)-1]
@@ -202,6 +245,7 @@ func (n *Network) deliver() bool {
 				n.tb.Fatalf("proxytest: more than %d frames wait for levee", maxQueued)
 			}
 			l.waiting = append(l.waiting, p.Frame)
+			n.ToLevee++
 		default:
 			n.arrive(p)
 		}
@@ -223,6 +267,9 @@ func (n *Network) arrive(p *Packet) {
 		return
 	}
 	host := n.hosts[dst]
+	if host == nil {
+		return // only a corrupted packet comes so far
+	}
 	for _, ip := range packets(p) {
 		host.inject(ip)
 		host.pump() // the application reads what has come before the next segment comes

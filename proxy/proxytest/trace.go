@@ -37,9 +37,13 @@ type Trace []Record
 const maxTrace = 1 << 18
 
 func (t *Trace) add(p *Packet, fate Fate) {
-	if len(*t) == maxTrace {
-		return
+	if len(*t) < maxTrace {
+		*t = append(*t, record(p, fate))
 	}
+}
+
+// record keeps a packet's headers.
+func record(p *Packet, fate Fate) Record {
 	r := Record{Hop: p.Hop, At: p.At, Fate: fate, Kind: p.Kind, TCP: p.TCP}
 	if p.Kind == stack.KindTCP {
 		if v := stack.DecodeVirtio(p.Frame); v.GSOType != stack.GSONone {
@@ -50,7 +54,7 @@ func (t *Trace) add(p *Packet, fate Fate) {
 	} else {
 		r.TCP.IP = nil
 	}
-	*t = append(*t, r)
+	return r
 }
 
 // At returns the TCP segments of one hop that were not dropped there and for which match, if any, is true.
