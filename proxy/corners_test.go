@@ -9,6 +9,52 @@ import (
 	"levee/stack"
 )
 
+// waitLink brings nothing, and keeps how long it was to wait for that.
+type waitLink struct{ wait time.Duration }
+
+func (l *waitLink) Recv(_ [][]byte, wait time.Duration) (int, error) {
+	l.wait = wait
+	return 0, nil
+}
+
+func (l *waitLink) Send([][]byte) error { return nil }
+
+// TestTimeOutsDoNotWait: when more flows time out at once than one batch may take, the next batch doesn't wait for packets.
+func TestTimeOutsDoNotWait(t *testing.T) {
+	r := newRig(t, DefaultOptions())
+	cfg := r.proxy.cfg
+	cfg.Capacity = 2 * expireBudget
+	p, err := New(cfg, r.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := &waitLink{}
+	w := p.NewWorker(link)
+	w.now = p.instant(r.now)
+	for i := range expireBudget + 1 {
+		k := key(i)
+		hash := p.table.hash.of(&k)
+		s := p.table.stripe(hash)
+		slot, _ := s.insert(&k, hash, p.evict)
+		w.enter(s, slot, evHandshake)
+	}
+	step := func(wait time.Duration) time.Duration {
+		if _, err := w.Step(func() time.Time { return r.now.Add(time.Hour) }, wait); err != nil {
+			t.Fatal(err)
+		}
+		return link.wait
+	}
+	if got := step(time.Second); got != time.Second {
+		t.Errorf("the first batch waits %v", got)
+	}
+	if got := step(time.Second); got != 0 {
+		t.Errorf("with time-outs left, the next batch waits %v", got)
+	}
+	if got := step(time.Second); got != time.Second {
+		t.Errorf("with none left, the next batch waits %v", got)
+	}
+}
+
 // TestEveryStripeTimesOut lets flows of many stripes time out, with several workers to look after them.
 func TestEveryStripeTimesOut(t *testing.T) {
 	r := newRig(t, DefaultOptions())

@@ -305,13 +305,13 @@ func (r *impairedRun) goOn(direct bool) {
 	if direct {
 		return
 	}
-	r.Advance(cookieLife + 2*time.Second)
+	r.Advance(patience + 2*time.Second) // the transitory time-out of every scenario
 	if r.lingering = len(r.Flows()); r.lingering > 0 {
 		// A RST that was lost, say: nobody could tell levee.
 		if r.sc.clean {
 			r.fault("flows are left, though nothing was lost: %+v", r.Flows())
 		}
-		r.Advance(patience + cookieLife)
+		r.Advance(2 * patience)
 	}
 	r.checkCounters()
 }

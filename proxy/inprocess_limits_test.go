@@ -46,6 +46,9 @@ func TestFullTable(t *testing.T) {
 	s.Until("open after all", soon, func() bool { return len(s.servers) == capacity+1 })
 	s.Until("data", soon, func() bool { return len(s.servers[capacity].Received()) == 10 })
 	wantPorts(t, s, clientPort+3, false)
+	if n := s.Proxy.Snapshot().Evicted; n != 1 {
+		t.Errorf("%d flows evicted, not 1", n)
+	}
 
 	// All end, in this order.
 	for i := capacity; i >= 0; i-- {

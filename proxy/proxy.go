@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,8 @@ type Proxy struct {
 	remembered tick
 	// start is the zero of all ticks.
 	start time.Time
+	// evicted counts flows that made room for others.
+	evicted atomic.Uint64
 
 	// mu guards workers, which only grows.
 	mu      sync.Mutex
@@ -40,7 +43,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 
 // Snapshot sums the counters. It may be called at any time.
 func (p *Proxy) Snapshot() Snapshot {
-	s := Snapshot{Capacity: p.table.capacity()}
+	s := Snapshot{Capacity: p.table.capacity(), Evicted: p.evicted.Load()}
 	for _, svc := range p.policy.services {
 		s.Services = append(s.Services, ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.flows.Load())})
 	}

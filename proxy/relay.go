@@ -187,6 +187,7 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 
 // evict keeps the counts right when a flow makes room for another.
 func (p *Proxy) evict(f *flow) {
+	p.evicted.Add(1)
 	if live(f.state) {
 		p.policy.services[f.service].flows.Add(-1)
 	}

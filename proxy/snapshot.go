@@ -11,6 +11,9 @@ type Snapshot struct {
 	// Flows in the table by state, and the most it can hold.
 	Flows    [NumStates]int
 	Capacity int
+	// Evicted counts flows that were forgotten before their time, because the table was full: they had ended, or were outbound ones
+	// that nobody had answered.
+	Evicted  uint64
 	Services []ServiceSnapshot
 	// Drops by reason; Passed counts packets that were forwarded unchanged because no flow or
 	// rule of ours concerned them, by reason.

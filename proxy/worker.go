@@ -37,6 +37,8 @@ type Worker struct {
 	id int
 	// expired is the tick up to which all of them are done.
 	expired tick
+	// behind: there were more of them than one batch may take, so that the next must not wait for packets.
+	behind bool
 
 	buffers, frames [][]byte
 	pkt             stack.Packet
@@ -89,6 +91,9 @@ func (w *Worker) Run(ctx context.Context) error {
 // after the wait. It returns how many packets it received.
 func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 	copy(w.frames, w.buffers)
+	if w.behind {
+		wait = 0
+	}
 	n, err := w.link.Recv(w.frames, wait)
 	if err != nil {
 		return 0, err
@@ -111,6 +116,7 @@ func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 
 // expire looks after the time-outs of the worker's stripes, if the tick has changed.
 func (w *Worker) expire() {
+	w.behind = false
 	if w.expired == w.now.tick {
 		return
 	}
@@ -127,7 +133,8 @@ func (w *Worker) expire() {
 			w.firing.mu.Unlock()
 			budget -= part - left
 			if budget == 0 {
-				return // the rest after the next batch
+				w.behind = true
+				return
 			}
 			done = left > 0
 		}

@@ -55,8 +55,12 @@ func writeStatus(w io.Writer, s control.Status) error {
 		steering += fmt.Sprintf("; lost to full queues: %d first SYNs, %d others", s.TUN.Rings[0].Dropped, others)
 	}
 	fmt.Fprintf(&b, "       steering %s\n", clip(steering, columns-len("       steering ")))
-	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most\n\n",
+	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most",
 		s.Flows.Open, s.Flows.Opening, s.Flows.Closing, s.Flows.Remembered, s.Flows.Capacity)
+	if s.Flows.Evicted > 0 {
+		fmt.Fprintf(&b, "; %d forgotten before their time", s.Flows.Evicted)
+	}
+	b.WriteString("\n\n")
 
 	const row = "%-20s %-8s %12s %12s %12s %11s\n"
 	fmt.Fprintf(&b, row, "SERVICE", "MODE", "SYN", "COOKIE GOOD", "COOKIE BAD", "FLOWS")

@@ -40,7 +40,7 @@ passed none
 `},
 		{"everything large", control.Status{
 			Version: "v10.20.30-rc1", UptimeSeconds: 31536000,
-			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864},
+			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
 			Services: []control.Service{{Name: strings.Repeat("a-long-name-", 5), Mode: "always",
 				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864}},
 			Drops: map[string]uint64{"truncated": most, "bad_ip": most, "bad_tcp": most, "bad_options": 12345678901, "bad_flags": 123456789,

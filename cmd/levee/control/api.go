@@ -32,6 +32,8 @@ type Flows struct {
 	Closing    int `json:"closing"`
 	Remembered int `json:"remembered"`
 	Capacity   int `json:"capacity"`
+	// Evicted counts remembered flows that had to make room before their time.
+	Evicted uint64 `json:"evicted"`
 }
 
 // Service is one service's counters, see proxy.ServiceSnapshot.
@@ -106,6 +108,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Closing:    s.Flows[proxy.StateClientClosed] + s.Flows[proxy.StateServerClosed],
 			Remembered: s.Flows[proxy.StateTimeWait] + s.Flows[proxy.StateReset],
 			Capacity:   s.Capacity,
+			Evicted:    s.Evicted,
 		},
 		Services: []Service{},
 		Drops:    make(map[string]uint64),

@@ -84,7 +84,7 @@ func serve(t *testing.T, f *fake) (*Client, string) {
 
 func TestStatusRoundTrip(t *testing.T) {
 	var snapshot proxy.Snapshot
-	snapshot.Capacity = 100
+	snapshot.Capacity, snapshot.Evicted = 100, 7
 	for s := range snapshot.Flows {
 		snapshot.Flows[s] = 1 << s
 	}
@@ -110,7 +110,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		t.Errorf("%d drop reasons, want all %d", n, proxy.NumDropReasons)
 	}
 	wantFlows := Flows{Opening: 1 << proxy.StateOpening, Open: 1 << proxy.StateOpen, Closing: 1<<proxy.StateClientClosed + 1<<proxy.StateServerClosed,
-		Remembered: 1<<proxy.StateTimeWait + 1<<proxy.StateReset, Capacity: 100}
+		Remembered: 1<<proxy.StateTimeWait + 1<<proxy.StateReset, Capacity: 100, Evicted: 7}
 	if got.Flows != wantFlows {
 		t.Errorf("flows %+v, want %+v", got.Flows, wantFlows)
 	}
@@ -125,7 +125,7 @@ func TestFieldNames(t *testing.T) {
 		want  string
 	}{
 		{"status", status, "version uptime_seconds ready flows services drops tun"},
-		{"flow counts", status.Flows, "open opening capacity"},
+		{"flow counts", status.Flows, "open opening capacity evicted"},
 		{"service", status.Services[0], "name mode syn_received cookie_valid cookie_invalid flows"},
 		{"tun", status.TUN, "name queues offload"},
 		{"flow", Flow{}, "client server service state age_seconds idle_seconds delta ts_delta client_bytes server_bytes"},

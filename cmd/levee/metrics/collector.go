@@ -66,6 +66,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(flows, s.Flows[state], state.String())
 	}
 	gauge(flowsCapacity, s.Capacity)
+	counter(flowsEvicted, s.Evicted)
 	ch <- histogram(handshake, s.Handshake)
 	for i, w := range s.Workers {
 		worker := strconv.Itoa(i)

@@ -29,7 +29,7 @@ type fake struct {
 func (f *fake) Ready() bool { return f.ready }
 
 func (f *fake) Snapshot() proxy.Snapshot {
-	s := proxy.Snapshot{Capacity: 1000}
+	s := proxy.Snapshot{Capacity: 1000, Evicted: 21}
 	for i, name := range []string{"web", "ssh"} {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
@@ -132,6 +132,9 @@ levee_flows{state="time_wait"} 0
 # HELP levee_flows_capacity The most flows that the table holds.
 # TYPE levee_flows_capacity gauge
 levee_flows_capacity 1000
+# HELP levee_flows_evicted_total Flows forgotten before their time because the table was full; none of them was open.
+# TYPE levee_flows_evicted_total counter
+levee_flows_evicted_total 21
 # HELP levee_handshake_duration_seconds Time from the first SYN to the server until its SYN-ACK.
 # TYPE levee_handshake_duration_seconds histogram
 levee_handshake_duration_seconds_bucket{le="0.0005"} 3

@@ -27,6 +27,7 @@ var (
 	passed = desc("passed_total", "Packets that were forwarded as they came.", "reason")
 
 	flows         = desc("flows", "Flows in the table.", "state")
+	flowsEvicted  = desc("flows_evicted_total", "Flows forgotten before their time because the table was full; none of them was open.")
 	flowsCapacity = desc("flows_capacity", "The most flows that the table holds.")
 	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
 
