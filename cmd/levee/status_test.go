@@ -53,7 +53,7 @@ levee v10.20.30-rc1, not ready, up 8760h0m0s
 tun    a23456789012345, 1 queue, offload none
        steering none: load a BPF program: operation not permitted, which is a l~
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
-       of 67108864 at most
+       of 67108864 at most; 4611686018427387904 forgotten before their time
 
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 a-long-name-a-long-~ always      18446744T 18446744073M  99999999999    67108864
