@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark iproute2 python3
 
-.PHONY: all build demo bench test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench churn test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -26,6 +26,10 @@ demo: build
 # table and its plots go to docs.
 bench: build
 	bin/levee-lab bench --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
+
+# A million flows open, and connections that come and go as fast as the machine can for ten minutes; 16 minutes in all.
+churn: build
+	bin/levee-lab churn --levee bin/levee --out docs/churn.md --commit '$(VERSION)' --date "$$(date -u +%F)"
 
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.

@@ -216,7 +216,7 @@ func TestChurnReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"## Churn\n", "1k flows open", "for 10m0s", "| goal | want |", "| minute 3 | 60 | 300.0 | 1000 |", "20 % of its capacity of 10000, so none"} {
+	for _, want := range []string{"# Churn\n", "1k flows open", "for 10m0s", "| goal | want |", "| minute 3 | 60 | 300.0 | 1000 |", "20 % of its capacity of 10000, so none"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in:\n%s", want, text)
 		}

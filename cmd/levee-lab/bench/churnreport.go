@@ -233,7 +233,7 @@ func (r *ChurnReport) Print(w io.Writer) error {
 
 // Write makes a file with a section of Markdown.
 func (r *ChurnReport) Write(file string) error {
-	head := fmt.Sprintf("## Churn\n\n`levee-lab churn`: with %s flows open, connections are replaced for %v as fast as all on this machine together can, after %v to warm up. "+
+	head := fmt.Sprintf("# Churn\n\n`levee-lab churn`: with %s flows open, connections are replaced for %v as fast as all on this machine together can, after %v to warm up. "+
 		"Then all are closed.\n\n", count(r.Flows), time.Duration(r.Duration*float64(time.Second)), time.Duration(r.WarmUp*float64(time.Second)))
 	if err := os.WriteFile(file, []byte(head+r.write(table.markdown, "- ")), 0o644); err != nil {
 		return fmt.Errorf("write the report: %w", err)

@@ -52,6 +52,9 @@ func (t *tally) add(one times, err error) {
 	t.failures[kind]++
 }
 
+// share is how many of those tried were completed, in percent.
+func (t *tally) share() float64 { return 100 * float64(len(t.completed)) / float64(t.tried) }
+
 // sorted are the durations of those completed.
 func (t *tally) sorted(of func(times) time.Duration) []time.Duration {
 	var all []time.Duration
@@ -148,21 +151,32 @@ func (b *bench) runConn(ctx context.Context, id contenderID) (expect seen, err e
 	if err := errors.Join(idle.err(), ctx.Err()); err != nil {
 		return expect, fmt.Errorf("without a flood: %w", err)
 	}
-	flooded, err := b.paceFlooded(ctx, server.addr, count)
+	even, err := b.paceFlooded(ctx, server.addr, count, evenFlood)
+	if err != nil {
+		return expect, err
+	}
+	flooded, err := b.paceFlooded(ctx, server.addr, count, 0)
 	if err != nil {
 		return expect, err
 	}
 
 	b.report.add("conn-rate", id, rate)
 	b.addLatencies("idle", id, idle)
+	b.addLatencies("even", id, even)
+	b.report.add("even-completed", id, even.share())
 	b.addLatencies("flood", id, flooded)
-	b.report.add("flood-completed", id, 100*float64(len(flooded.completed))/float64(flooded.tried))
-	return seen{connections: uint64(len(fast.completed) + len(idle.completed) + len(flooded.completed))}, nil
+	b.report.add("flood-completed", id, flooded.share())
+	return seen{connections: uint64(len(fast.completed) + len(idle.completed) + len(even.completed) + len(flooded.completed))}, nil
 }
 
-// paceFlooded connects while a flood to the same port takes one core. That connections fail is a result here.
-func (b *bench) paceFlooded(ctx context.Context, to netip.AddrPort, count int) (t *tally, err error) {
-	f, err := b.lab.Attacker.Link.StartFlood(ctx, floodConfig(to, 0, b.length.settle+b.length.latency+2*peerTimeout))
+// evenFlood is a flood, in SYNs a second, that each contender answers wholly. With one as fast as the generator goes, each has another:
+// the generator's core does SYNPROXY's work too, and that slows it down, but not levee's.
+const evenFlood = 50_000
+
+// paceFlooded connects during a flood to the same port, of so many SYNs a second, or with 0 as fast as one core goes. That
+// connections fail is a result here.
+func (b *bench) paceFlooded(ctx context.Context, to netip.AddrPort, count, rate int) (t *tally, err error) {
+	f, err := b.lab.Attacker.Link.StartFlood(ctx, floodConfig(to, rate, b.length.settle+b.length.latency+2*peerTimeout))
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ var plots = []plot{
 	{file: "conn", title: "Short connections", figures: [][2]string{{"conn-rate", "connect+GET+close"}}},
 	{file: "latency", title: "Connect and GET", log: true, figures: [][2]string{
 		{"idle-p50", "idle, p50"}, {"idle-p99", "idle, p99"}, {"idle-p999", "idle, p99.9"},
+		{"even-p50", "50k SYN/s, p50"}, {"even-p99", "p99"}, {"even-p999", "p99.9"},
 		{"flood-p50", "flooded, p50"}, {"flood-p99", "flooded, p99"}, {"flood-p999", "flooded, p99.9"}}},
 	{file: "ttfb", title: "First byte, client 50 ms away", figures: [][2]string{
 		{"ttfb-request", "client speaks first"}, {"ttfb-banner", "server speaks first"}}},
