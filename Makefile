@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS = -X main.version=$(VERSION)
 
 # Debian packages of the peers that the tests run.
-PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk nftables tshark iproute2 python3
+PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
 
 .PHONY: all build demo bench churn test unit integration lint fuzz generate packages clean
 
