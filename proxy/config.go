@@ -92,6 +92,9 @@ type Service struct {
 	// BypassRate is how many SYNs a second may go to the servers as they are, because they carry TCP-MD5, TCP-AO or an
 	// MPTCP join and can't be proxied; as many may come at once. 0 lets none through.
 	BypassRate int
+	// EarlyData is how many bytes a client may send before its server has answered, 0 to MaxEarlyData. They are held until then. 0
+	// makes clients wait for a window of the server's.
+	EarlyData int
 }
 
 func (s *Service) hasPort(p uint16) bool {
@@ -113,7 +116,9 @@ type Config struct {
 	// MTU in bytes of the smallest link that the proxied packets cross, the TUN included: the bound
 	// of the MSS that is promised.
 	MTU int
-	// Memory gives the flow table its memory, in one piece: zeroed, aligned to a cache line, and there
+	// EarlyPool is how many bytes of memory there are for early data of all services, 0 to MaxEarlyPool; 0 holds none.
+	EarlyPool int
+	// Memory gives the flow table and the pool of early data their memory, each in one piece: zeroed, aligned to a cache line, and there
 	// for as long as the Proxy. nil means Go's heap. Memory in huge pages makes lookups among many flows about twice as fast.
 	Memory func(bytes int) ([]byte, error)
 	// Secret is the master secret of the cookies.
@@ -129,6 +134,10 @@ const (
 	DefaultTransitoryTimeout = 4 * time.Minute
 	// DefaultBypassRate is plenty for routers and MPTCP clients, and no flood to any server; MaxBypassRate is what can be counted.
 	DefaultBypassRate, MaxBypassRate = 100, 1_000_000
+	// DefaultEarlyData holds the first request of nearly every client. MaxEarlyData is the largest window of a SYN-ACK (RFC 7323 §2.2).
+	DefaultEarlyData, MaxEarlyData = 16 << 10, 65535
+	// DefaultEarlyPool holds DefaultEarlyData of 4,000 clients at once; MaxEarlyPool bounds it to 1 GiB.
+	DefaultEarlyPool, MaxEarlyPool = 64 << 20, 1 << 30
 	// MaxCapacity bounds the flow table to about 8 GB.
 	MaxCapacity = 1 << 26
 	// MinMTU is IPv6's smallest link (RFC 8200 §5); MaxMTU is the longest IP packet.

@@ -30,6 +30,7 @@ type counters struct {
 type serviceCounters struct {
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
 	opened, refused, unreachable, timedOut, mismatched                   counter
+	earlyHeld                                                            counter
 }
 
 func newCounters(services int) *counters {
@@ -64,6 +65,7 @@ func (c *counters) addTo(s *Snapshot) {
 		to.Unreachable += from.unreachable.Load()
 		to.TimedOut += from.timedOut.Load()
 		to.Mismatched += from.mismatched.Load()
+		to.EarlyHeld += from.earlyHeld.Load()
 	}
 	for i := range c.handshakes {
 		s.Handshake.Buckets[i] += c.handshakes[i].Load()

@@ -8,11 +8,13 @@
 //
 //	client                        levee                          server
 //	  │ SYN seq=C ────────────────▶ │                               │   nothing is stored
-//	  │ ◀──── SYN-ACK seq=K ack=C+1 │                               │   window 0: the client waits
+//	  │ ◀──── SYN-ACK seq=K ack=C+1 │                               │   window: Service.EarlyData
 //	  │ ACK seq=C+1 ack=K+1 ──────▶ │ cookie good: StateOpening     │
 //	  │                             │ SYN seq=C ───────────────────▶│   again after 1, 2, 4 s
+//	  │ first data ───────────────▶ │ held, see earlyPool           │
 //	  │                             │ ◀────────── SYN-ACK seq=S ack=C+1
 //	  │                             │ ACK seq=C+1 ack=S+1 ─────────▶│   StateOpen
+//	  │                             │ first data ──────────────────▶│   acknowledged by the server only
 //	  │ ◀──────── ACK seq=K+1, window of the server                 │
 //	  │ data seq=c ack=s+Δ ────────▶ seq=c ack=s ──────────────────▶│
 //	  │ ◀──────── seq=s+Δ ack=c  ◀──────────────────── seq=s ack=c  │

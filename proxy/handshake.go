@@ -33,10 +33,9 @@ func (w *Worker) answer(svc *service) {
 	}
 	reply := stack.Segment{
 		Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
-		Ack:   p.Seq + 1, // data on the SYN is not acknowledged: the client sends it again
-		Flags: flagSYN | flagACK,
-		// A zero window: the client waits for the server's own, which comes with its SYN-ACK.
-		Window:        0,
+		Ack:           p.Seq + 1, // data on the SYN is not acknowledged: the client sends it again
+		Flags:         flagSYN | flagACK,
+		Window:        svc.firstWindow(w.proxy.early),
 		WScale:        WScaleNone,
 		SACKPermitted: o.SACK,
 	}
@@ -98,11 +97,12 @@ func (w *Worker) outstanding(svc *service) bool {
 }
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and
-// sends the SYN to the server. Payload is not acknowledged; the client has no window for it and sends it again.
+// sends the SYN to the server. Payload is held, as far as there is room; levee acknowledges none.
 func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *cookie.Valid) {
 	p, f := &w.pkt, &s.flows[slot]
 	w.counters.services[svc.index].cookieValid.inc()
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
+	w.forget(f)
 	*f = flow{
 		key: f.key, state: f.state, service: svc.index, created: w.now.since,
 		clientISN: seqnum.Value(valid.ClientISN), cookie: seqnum.Value(valid.ISN),
@@ -125,6 +125,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	c.maxWindow = uint32(p.Window) << c.scale
 	w.enter(s, slot, evHandshake)
 	w.sendSYN(f)
+	w.hold(f, svc)
 }
 
 // ecnMask is the ECN field of the traffic class (RFC 3168 §5); a SYN is not ECN-capable (§6.1.1).
@@ -146,8 +147,8 @@ func (w *Worker) sendSYN(f *flow) {
 	w.out.build(&syn)
 }
 
-// fromClientOpening handles a client's segment while the server has not answered. Nothing is acknowledged,
-// so the client sends again whatever it carries.
+// fromClientOpening handles a client's segment while the server has not answered. Nothing is acknowledged, but payload
+// is held, as far as there is room.
 func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 	p, f := &w.pkt, &s.flows[slot]
 	switch {
@@ -166,6 +167,9 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 		f.half[client].window = p.Window
 		if p.Options.Timestamps {
 			f.clientTSVal = p.Options.TSVal
+		}
+		if w.hold(f, w.proxy.policy.services[f.service]) {
+			return
 		}
 	}
 	w.drop(DropOpening)
@@ -220,7 +224,9 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 		w.enter(s, slot, evGiveUp)
 		return
 	}
-	cookieTSVal, flowLabel := f.tsDelta, f.delta
+	svc := w.proxy.policy.services[f.service]
+	svc.learnWindow(p.Window)
+	cookieTSVal, flowLabel, early := f.tsDelta, f.delta, *f.early()
 	f.delta = uint32(f.cookie - isn)
 	if f.has(timestamps) {
 		f.tsDelta = cookieTSVal - p.Options.TSVal
@@ -228,13 +234,15 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	c, v := &f.half[client], &f.half[server]
 	c.ack = isn + 1
 	v.end, v.ack = isn+1, f.clientISN+1
-	v.window, v.maxWindow = p.Window, uint32(p.Window)
+	// The client may have been told a larger window than the server's.
+	v.window, v.maxWindow = p.Window, max(uint32(p.Window), uint32(svc.EarlyData))
 	if f.wscale != WScaleNone && p.Options.WScale != WScaleNone {
 		v.scale, c.promised = p.Options.WScale, f.wscale
 	}
 	f.set(opened, true)
 
 	w.ackServer(f, flowLabel)
+	fin := w.release(f, early, flowLabel)
 	update := f.segmentTo(client)
 	update.Seq, update.Ack, update.Flags = f.cookie+1, f.clientISN+1, flagACK
 	update.Window = rescale(p.Window, 0, v.promised)
@@ -242,21 +250,17 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	update.Timestamps, update.TSVal, update.TSEcr = f.has(timestamps), cookieTSVal, f.clientTSVal
 	w.out.build(&update)
 
-	svc := &w.counters.services[f.service]
-	svc.opened.inc()
+	w.counters.services[f.service].opened.inc()
 	w.counters.handshake(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
+	if fin {
+		w.enter(s, slot, evClientFIN)
+	}
 }
 
-// ackServer acknowledges the SYN-ACK in work for the client. TSecr is exactly its TSval: Linux
-// since 6.15 refuses anything else until its SYN-ACK timer has run out.
+// ackServer acknowledges the SYN-ACK in work for the client.
 func (w *Worker) ackServer(f *flow, flowLabel uint32) {
-	c := &f.half[client]
-	ack := f.segmentTo(server)
-	ack.Seq, ack.Ack, ack.Flags = c.end, c.ack, flagACK
-	ack.Window = rescale(c.window, c.scale, c.promised)
-	ack.Timestamps, ack.TSVal, ack.TSEcr = f.has(timestamps), f.clientTSVal, w.pkt.Options.TSVal
-	ack.TrafficClass, ack.FlowLabel = f.trafficClass, flowLabel
+	ack := w.toServer(f, flowLabel)
 	w.out.build(&ack)
 }
 

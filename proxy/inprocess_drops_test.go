@@ -59,6 +59,13 @@ func TestEveryDropReason(t *testing.T) {
 			p := opening(s).segment(0)
 			return proxytest.Frame(&p, []byte("early"))
 		}},
+		{proxy.DropEarlyFull, func(cfg *proxytest.Config) {
+			silent(cfg)
+			cfg.Proxy.Services[0].EarlyData = 1000 // but no pool
+		}, func(s *session) []byte {
+			p := opening(s).segment(0)
+			return proxytest.Frame(&p, []byte("early"))
+		}},
 		{proxy.DropTableFull, func(cfg *proxytest.Config) { cfg.Proxy.Capacity = 1 }, func(s *session) []byte {
 			s.open()
 			c := newRawClient(s)

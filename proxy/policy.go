@@ -25,6 +25,9 @@ func (c *Config) Validate() error {
 	if c.MTU < MinMTU || c.MTU > MaxMTU {
 		bad("MTU %d: use %d to %d", c.MTU, MinMTU, MaxMTU)
 	}
+	if c.EarlyPool < 0 || c.EarlyPool > MaxEarlyPool {
+		bad("pool of %d bytes for early data: use 0 to %d", c.EarlyPool, MaxEarlyPool)
+	}
 	for i := range c.Services {
 		s := &c.Services[i]
 		if s.Name == "" || len(s.Prefixes) == 0 {
@@ -45,6 +48,9 @@ func (c *Config) Validate() error {
 		}
 		if s.BypassRate < 0 || s.BypassRate > MaxBypassRate {
 			bad("service %s: bypass rate %d: use 0 to %d", s.Name, s.BypassRate, MaxBypassRate)
+		}
+		if s.EarlyData < 0 || s.EarlyData > MaxEarlyData {
+			bad("service %s: early data of %d bytes: use 0 to %d", s.Name, s.EarlyData, MaxEarlyData)
 		}
 		for j := range i {
 			if prefix, ok := s.overlaps(&c.Services[j]); ok {
@@ -102,6 +108,8 @@ type service struct {
 	gate cookie.Gate
 	// bypassed bounds the SYNs that go to the servers as they are.
 	bypassed bucket
+	// serverWindow is about the smallest window, in bytes, with which its servers begin (see learnWindow).
+	serverWindow atomic.Uint32
 	// flows in the table, those only remembered not counted.
 	flows atomic.Int64
 	mtu   int
@@ -110,7 +118,9 @@ type service struct {
 func newPolicy(cfg *Config) *policy {
 	p := &policy{}
 	for i := range cfg.Services {
-		p.services = append(p.services, &service{Service: cfg.Services[i], index: uint16(i), mtu: cfg.MTU})
+		s := &service{Service: cfg.Services[i], index: uint16(i), mtu: cfg.MTU}
+		s.serverWindow.Store(DefaultEarlyData)
+		p.services = append(p.services, s)
 	}
 	for _, s := range p.services {
 		for _, prefix := range s.Prefixes {
@@ -130,6 +140,15 @@ func newPolicy(cfg *Config) *policy {
 		}
 	}
 	return p
+}
+
+// largestEarly is the most bytes that any service holds of a client.
+func (p *policy) largestEarly() int {
+	n := 0
+	for _, s := range p.services {
+		n = max(n, s.EarlyData)
+	}
+	return n
 }
 
 // find is the service of a server's address and port, or nil. Validate sees to it that there is at most one.
@@ -155,6 +174,27 @@ func (s *service) mss(v6 bool) uint16 {
 		return min(s.Options.MSS, most)
 	}
 	return most
+}
+
+// firstWindow is the window, in bytes, that a SYN-ACK tells a client: what it may send before the server has answered. 0 makes the client
+// wait for the server's own, as does a pool that fills up.
+func (s *service) firstWindow(pool *earlyPool) uint16 {
+	if s.EarlyData == 0 || !pool.inviting() {
+		return 0
+	}
+	return uint16(min(uint32(s.EarlyData), s.serverWindow.Load()))
+}
+
+// learnWindow learns from the window of a server's SYN-ACK. A client must not be told more than the server will take: for
+// what is beyond it would wait in vain. A smaller window counts at once, a larger one little by little.
+func (s *service) learnWindow(window uint16) {
+	w, known := uint32(window), s.serverWindow.Load()
+	switch {
+	case w < known:
+		s.serverWindow.Store(w)
+	case w > known:
+		s.serverWindow.Store(known + (w-known+15)/16)
+	}
 }
 
 // cookieEpochs is how many epochs a cookie may live through: the one it was issued in and the next.

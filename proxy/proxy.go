@@ -11,6 +11,7 @@ type Proxy struct {
 	cfg    Config
 	policy *policy
 	table  *table
+	early  *earlyPool
 	// remembered is how long a flow lasts that has ended, or an outbound one without an answer.
 	remembered tick
 	// start is the zero of all ticks.
@@ -35,8 +36,12 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	early, err := newEarlyPool(cfg.EarlyPool, cfg.Memory)
+	if err != nil {
+		return nil, err
+	}
 	return &Proxy{
-		cfg: cfg, policy: newPolicy(&cfg), table: table, start: now,
+		cfg: cfg, policy: newPolicy(&cfg), table: table, early: early, start: now,
 		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
 	}, nil
 }
@@ -44,6 +49,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 // Snapshot sums the counters. It may be called at any time.
 func (p *Proxy) Snapshot() Snapshot {
 	s := Snapshot{Capacity: p.table.capacity(), Evicted: p.evicted.Load()}
+	s.EarlyUsed, s.EarlySize = p.early.level()
 	for _, svc := range p.policy.services {
 		s.Services = append(s.Services, ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.flows.Load())})
 	}

@@ -166,6 +166,9 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 	f := &s.flows[slot]
 	from, to := f.state, next(f.state, e)
 	f.lastSeen = w.now.tick
+	if from != to {
+		w.forget(f)
+	}
 	if was, is := live(from), live(to); was != is {
 		n := int64(1)
 		if was {
@@ -182,6 +185,13 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 		s.bury(slot)
 	} else if from != to || e == evHandshake {
 		s.arm(slot, w.proxy.due(f))
+	}
+}
+
+// forget drops what is held of a client whose server has not answered.
+func (w *Worker) forget(f *flow) {
+	if f.state == StateOpening && f.flags&(direct|opened) == 0 {
+		w.proxy.early.drop(f.early())
 	}
 }
 

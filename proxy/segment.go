@@ -12,6 +12,8 @@ const (
 	flagACK = header.TCPFlagAck
 	flagECE = header.TCPFlagEce
 	flagCWR = header.TCPFlagCwr
+	flagURG = header.TCPFlagUrg
+	flagPSH = header.TCPFlagPsh
 )
 
 func isSYN(p *stack.Packet) bool { return p.Flags&flagSYN != 0 }

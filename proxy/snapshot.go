@@ -13,8 +13,10 @@ type Snapshot struct {
 	Capacity int
 	// Evicted counts flows that were forgotten before their time, because the table was full: they had ended, or were outbound ones
 	// that nobody had answered.
-	Evicted  uint64
-	Services []ServiceSnapshot
+	Evicted uint64
+	// EarlyUsed and EarlySize are the bytes of the pool of early data: in use, and there are.
+	EarlyUsed, EarlySize int
+	Services             []ServiceSnapshot
 	// Drops by reason; Passed counts packets that were forwarded unchanged because no flow or
 	// rule of ours concerned them, by reason.
 	Drops  [NumDropReasons]uint64
@@ -40,6 +42,8 @@ type ServiceSnapshot struct {
 	// Opened counts flows whose server answered; Refused those it reset; Unreachable those that an ICMP error ended, because
 	// there is no way to the server; TimedOut those that were left without an answer.
 	Opened, Refused, Unreachable, TimedOut uint64
+	// EarlyHeld counts the clients' segments that were held until the server had answered.
+	EarlyHeld uint64
 	// Mismatched counts flows that were reset because the server does not do timestamps or ECN, which the
 	// service's options promise.
 	Mismatched uint64

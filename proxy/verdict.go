@@ -28,9 +28,12 @@ const (
 	DropNoFlow
 	// DropReplay: a replayed or late handshake ACK of the connection that a flow has replaced.
 	DropReplay
-	// DropOpening: a client's segment that came before its server answered, and that the client sends again; or one that
+	// DropOpening: a client's segment that came before its server answered, and has nothing to hold or nothing that isn't held; or one that
 	// has no place in the handshake of a connection that isn't proxied.
 	DropOpening
+	// DropEarlyFull: a client's segment that came before its server answered, some of which there was no room to hold; the client sends it
+	// again.
+	DropEarlyFull
 	// DropTableFull: no room for a new flow.
 	DropTableFull
 	// DropBypassRate: a SYN with TCP-MD5, TCP-AO or an MPTCP join, beyond the service's BypassRate.
@@ -57,6 +60,7 @@ var dropNames = [NumDropReasons]string{
 	DropNoFlow:        "no_flow",
 	DropReplay:        "replay",
 	DropOpening:       "opening",
+	DropEarlyFull:     "early_full",
 	DropTableFull:     "table_full",
 	DropBypassRate:    "bypass_rate",
 	DropBadAck:        "bad_ack",

@@ -59,7 +59,7 @@ func (p *Proxy) NewWorker(link Link) *Worker {
 	c := newCounters(len(p.policy.services))
 	w := &Worker{
 		proxy: p, link: link, counters: c,
-		out:   newOutput(link, c),
+		out:   newOutput(link, c, p.policy.largestEarly()),
 		maker: cookie.NewMaker(p.cfg.Secret),
 		id:    len(p.workers),
 	}

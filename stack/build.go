@@ -16,7 +16,7 @@ const maxBuiltOptions = 20
 // hopLimit of what levee sends of its own.
 const hopLimit = 64
 
-// Segment is a segment without payload for levee to send: SYN, SYN-ACK, ACK or RST.
+// Segment is a segment for levee to send: SYN, SYN-ACK, ACK or RST, or one with payload that it has held.
 type Segment struct {
 	Src, Dst         Addr // of one family
 	SrcPort, DstPort uint16
@@ -24,6 +24,8 @@ type Segment struct {
 	Flags            header.TCPFlags
 	// Window is the field as it goes on the wire: scaled by the sender, except on SYNs.
 	Window uint16
+	// Urgent is the urgent pointer, which counts only with URG among the flags.
+	Urgent uint16
 
 	// MSS in bytes, 0 for none.
 	MSS uint16
@@ -41,26 +43,41 @@ type Segment struct {
 // Build writes the frame into b, whose capacity is at least MaxBuilt, and returns b resliced to it. The
 // checksum is left to the kernel (VirtioNeedsCsum): on a link that needs none, nobody ever computes it.
 func (s *Segment) Build(b []byte) []byte {
+	frame, _ := s.BuildData(b, 0, 0)
+	return frame
+}
+
+// BuildData is Build for a segment with so many bytes of payload, for which b has room beyond MaxBuilt: the caller puts them into
+// data, which is the end of the frame. If they are more than size, which is then not 0, the frame is a superpacket of segments of
+// that many bytes each. The whole packet has at most 65535 bytes.
+func (s *Segment) BuildData(b []byte, payload, size int) (frame, data []byte) {
 	ipLen := header.IPv6MinimumSize
 	if s.Src.Is4() {
 		ipLen = header.IPv4MinimumSize
 	}
 	var options [maxBuiltOptions]byte
 	tcpLen := header.TCPMinimumSize + s.encodeOptions(options[:])
-	b = b[:VirtioLen+ipLen+tcpLen]
-	Virtio{
+	b = b[:VirtioLen+ipLen+tcpLen+payload]
+	virtio := Virtio{
 		Flags:      VirtioNeedsCsum,
 		HdrLen:     uint16(ipLen + tcpLen),
 		CsumStart:  uint16(ipLen),
 		CsumOffset: offChecksum,
-	}.Encode(b)
+	}
+	if payload > size {
+		virtio.GSOType, virtio.GSOSize = GSOTCPv6, uint16(size)
+		if s.Src.Is4() {
+			virtio.GSOType = GSOTCPv4
+		}
+	}
+	virtio.Encode(b)
 
 	ip := b[VirtioLen:]
 	if s.Src.Is4() {
 		h := header.IPv4(ip)
 		h.Encode(&header.IPv4Fields{
 			TOS:         s.TrafficClass,
-			TotalLength: uint16(ipLen + tcpLen),
+			TotalLength: uint16(ipLen + tcpLen + payload),
 			Flags:       header.IPv4FlagDontFragment,
 			TTL:         hopLimit,
 			Protocol:    uint8(header.TCPProtocolNumber),
@@ -72,7 +89,7 @@ func (s *Segment) Build(b []byte) []byte {
 		header.IPv6(ip).Encode(&header.IPv6Fields{
 			TrafficClass:      s.TrafficClass,
 			FlowLabel:         s.FlowLabel,
-			PayloadLength:     uint16(tcpLen),
+			PayloadLength:     uint16(tcpLen + payload),
 			TransportProtocol: header.TCPProtocolNumber,
 			HopLimit:          hopLimit,
 			SrcAddr:           tcpip.AddrFrom16(s.Src),
@@ -82,17 +99,18 @@ func (s *Segment) Build(b []byte) []byte {
 
 	tcp := header.TCP(ip[ipLen:])
 	tcp.Encode(&header.TCPFields{
-		SrcPort:    s.SrcPort,
-		DstPort:    s.DstPort,
-		SeqNum:     uint32(s.Seq),
-		AckNum:     uint32(s.Ack),
-		DataOffset: uint8(tcpLen),
-		Flags:      s.Flags,
-		WindowSize: s.Window,
-		Checksum:   pseudoSum(&s.Src, &s.Dst, header.TCPProtocolNumber, tcpLen),
+		SrcPort:       s.SrcPort,
+		DstPort:       s.DstPort,
+		SeqNum:        uint32(s.Seq),
+		AckNum:        uint32(s.Ack),
+		DataOffset:    uint8(tcpLen),
+		Flags:         s.Flags,
+		WindowSize:    s.Window,
+		Checksum:      pseudoSum(&s.Src, &s.Dst, header.TCPProtocolNumber, tcpLen+payload),
+		UrgentPointer: s.Urgent,
 	})
-	copy(tcp[header.TCPMinimumSize:], options[:])
-	return b
+	copy(tcp[header.TCPMinimumSize:tcpLen], options[:])
+	return b, b[len(b)-payload:]
 }
 
 // encodeOptions writes the options in Linux's order, each 32-bit field aligned, and returns

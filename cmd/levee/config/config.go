@@ -59,6 +59,8 @@ type Routing struct {
 type Flows struct {
 	Capacity                       int
 	IdleTimeout, TransitoryTimeout time.Duration
+	// EarlyDataMemory is the pool of early data, in bytes.
+	EarlyDataMemory int
 }
 
 // Log is where slog starts.

@@ -44,7 +44,7 @@ func standard() Config {
 	return Config{
 		TUN:        TUN{Name: "tun0", TxQueueLen: 4096, Steering: true},
 		Routing:    Routing{Manage: true, Table: 7332, Priority: 7300},
-		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout},
+		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout, EarlyDataMemory: proxy.DefaultEarlyPool},
 		StateDir:   "/run/levee",
 		SecretFile: "/var/lib/levee/cookie.key",
 		Metrics:    netip.MustParseAddrPort("127.0.0.1:9742"),
@@ -56,6 +56,7 @@ func standard() Config {
 			Options:  proxy.DefaultOptions(),
 
 			BypassRate: proxy.DefaultBypassRate,
+			EarlyData:  proxy.DefaultEarlyData,
 		}},
 	}
 }
@@ -70,13 +71,13 @@ func TestEveryKey(t *testing.T) {
 	got := load(t, `
 tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192, steering: off}
 routing: {manage: false, table: 100, priority: 500, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
-flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m}
+flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m, early_data_memory: 1GiB}
 state_dir: /tmp/levee/
 secret_file: "/etc/levee/key"
 secret_shared: true
 metrics: {listen: "[2001:db8::1]:80"}
 log: {level: debug, format: json}
-defaults: {mode: off}
+defaults: {mode: off, early_data: 4KiB}
 services:
   - name: web-1
     prefixes: [192.0.2.0/25, 2001:db8:1::/64]
@@ -84,13 +85,14 @@ services:
     mode: always
     options: {mss: 1400, wscale: 14, sack: false, timestamps: true, ecn: true}
     bypass_rate: 7
+    early_data: 0
   - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}}
 `)
 	want := Config{
 		TUN: TUN{Name: "levee0", MTU: 9000, Queues: 3, TxQueueLen: 8192},
 		Routing: Routing{Table: 100, Priority: 500,
 			ClientInterfaces: []string{"eth0", "eth1.5"}, ServerInterfaces: []string{"eth2"}},
-		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute},
+		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute, EarlyDataMemory: 1 << 30},
 		StateDir:   "/tmp/levee",
 		SecretFile: "/etc/levee/key", SecretShared: true,
 		Metrics: netip.MustParseAddrPort("[2001:db8::1]:80"),
@@ -113,6 +115,7 @@ services:
 				Options:  proxy.Options{WScale: proxy.WScaleNone, SACK: true},
 
 				BypassRate: proxy.DefaultBypassRate,
+				EarlyData:  4096,
 			},
 		},
 	}

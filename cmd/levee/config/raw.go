@@ -28,6 +28,7 @@ type raw struct {
 		Capacity          text `mapstructure:"capacity"`
 		IdleTimeout       text `mapstructure:"idle_timeout"`
 		TransitoryTimeout text `mapstructure:"transitory_timeout"`
+		EarlyDataMemory   text `mapstructure:"early_data_memory"`
 	} `mapstructure:"flows"`
 	StateDir   text `mapstructure:"state_dir"`
 	SecretFile text `mapstructure:"secret_file"`
@@ -41,7 +42,8 @@ type raw struct {
 		Format text `mapstructure:"format"`
 	} `mapstructure:"log"`
 	Defaults struct {
-		Mode text `mapstructure:"mode"`
+		Mode      text `mapstructure:"mode"`
+		EarlyData text `mapstructure:"early_data"`
 	} `mapstructure:"defaults"`
 	Services []rawService `mapstructure:"services"`
 }
@@ -54,6 +56,8 @@ type rawService struct {
 	Options  rawOptions `mapstructure:"options"`
 	// BypassRate is "" if it isn't there: the environment can't reach it.
 	BypassRate text `mapstructure:"bypass_rate"`
+	// EarlyData is "" if it isn't there: then that of the defaults counts.
+	EarlyData text `mapstructure:"early_data"`
 }
 
 type rawOptions struct {
@@ -80,6 +84,7 @@ var defaults = []struct{ key, value string }{
 	{"flows.capacity", "1048576"},
 	{"flows.idle_timeout", "2h4m"},
 	{"flows.transitory_timeout", "4m"},
+	{"flows.early_data_memory", "64MiB"},
 	{"state_dir", "/run/levee"},
 	{"secret_file", "/var/lib/levee/cookie.key"},
 	{"secret_shared", "false"},
@@ -87,6 +92,7 @@ var defaults = []struct{ key, value string }{
 	{"log.level", "info"},
 	{"log.format", "text"},
 	{"defaults.mode", "always"},
+	{"defaults.early_data", "16KiB"},
 }
 
 // optionDefaults is the same for the options of a service, which the environment can't reach.

@@ -13,7 +13,7 @@ import (
 var namePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
 
 // services checks each service and then all against each other. Only good services are returned.
-func (c checker) services(list []rawService, mode proxy.Mode) []proxy.Service {
+func (c checker) services(list []rawService, standard serviceDefaults) []proxy.Service {
 	if len(list) > MaxServices {
 		c.report("services", "%d are too many: at most %d", len(list), MaxServices)
 		return nil
@@ -33,7 +33,7 @@ func (c checker) services(list []rawService, mode proxy.Mode) []proxy.Service {
 	}}
 	var services []proxy.Service
 	for i, r := range list {
-		services = append(services, counting.service(index("services", i), r, mode))
+		services = append(services, counting.service(index("services", i), r, standard))
 	}
 	counting.compare(services)
 	if !good {
@@ -42,15 +42,25 @@ func (c checker) services(list []rawService, mode proxy.Mode) []proxy.Service {
 	return services
 }
 
-func (c checker) service(key string, r rawService, mode proxy.Mode) proxy.Service {
+// serviceDefaults is what services have that don't say otherwise.
+type serviceDefaults struct {
+	mode      proxy.Mode
+	earlyData int
+}
+
+func (c checker) service(key string, r rawService, standard serviceDefaults) proxy.Service {
 	s := proxy.Service{
 		Name:     string(r.Name),
 		Prefixes: c.prefixes(join(key, "prefixes"), r.Prefixes),
 		Ports:    c.ports(join(key, "ports"), r.Ports),
-		Mode:     c.mode(join(key, "mode"), r.Mode, mode),
+		Mode:     c.mode(join(key, "mode"), r.Mode, standard.mode),
 		Options:  c.options(join(key, "options"), r.Options),
 
 		BypassRate: c.bypassRate(join(key, "bypass_rate"), r.BypassRate),
+		EarlyData:  standard.earlyData,
+	}
+	if r.EarlyData != "" {
+		s.EarlyData = c.size(join(key, "early_data"), r.EarlyData, proxy.MaxEarlyData, standard.earlyData)
 	}
 	switch {
 	case r.Name == "":

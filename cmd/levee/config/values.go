@@ -37,6 +37,7 @@ func (c checker) config(r raw) Config {
 			Capacity:          c.number("flows.capacity", r.Flows.Capacity, 1, proxy.MaxCapacity),
 			IdleTimeout:       c.duration("flows.idle_timeout", r.Flows.IdleTimeout),
 			TransitoryTimeout: c.duration("flows.transitory_timeout", r.Flows.TransitoryTimeout),
+			EarlyDataMemory:   c.size("flows.early_data_memory", r.Flows.EarlyDataMemory, proxy.MaxEarlyPool, proxy.DefaultEarlyPool),
 		},
 		StateDir:     c.path("state_dir", r.StateDir),
 		SecretFile:   c.path("secret_file", r.SecretFile),
@@ -54,8 +55,10 @@ func (c checker) config(r raw) Config {
 			shown(r.StateDir), len(path), maxSocketBytes)
 		cfg.StateDir = defaultOf("state_dir")
 	}
-	mode := c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAlways)
-	cfg.Services = c.services(r.Services, mode)
+	cfg.Services = c.services(r.Services, serviceDefaults{
+		mode:      c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAlways),
+		earlyData: c.size("defaults.early_data", r.Defaults.EarlyData, proxy.MaxEarlyData, proxy.DefaultEarlyData),
+	})
 	return cfg
 }
 
@@ -98,6 +101,30 @@ func (c checker) autoNumber(key string, t text, low, high int) int {
 	}
 	c.report(key, "%s is neither auto nor a whole number from %d to %d", shown(t), low, high)
 	return 0
+}
+
+// size parses a number of bytes, 0 to high; if it isn't one the result is otherwise.
+func (c checker) size(key string, t text, high, otherwise int) int {
+	digits, unit := string(t), 1
+	for _, u := range []struct {
+		name  string
+		bytes int
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}} {
+		if before, ok := strings.CutSuffix(digits, u.name); ok {
+			digits, unit = before, u.bytes
+			break
+		}
+	}
+	n, err := strconv.Atoi(digits)
+	switch {
+	case err != nil || n < 0:
+		c.report(key, "%s is not a size: write bytes, or a number with its unit, such as 16KiB or 64MiB", shown(t))
+	case n > high/unit:
+		c.report(key, "%s is too large: at most %d bytes", shown(t), high)
+	default:
+		return n * unit
+	}
+	return otherwise
 }
 
 func (c checker) boolean(key string, t text) bool {

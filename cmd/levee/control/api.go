@@ -13,9 +13,10 @@ type Status struct {
 	// UptimeSeconds is whole seconds since the daemon started.
 	UptimeSeconds int64 `json:"uptime_seconds"`
 	// Ready says that everything is in place and traffic is protected.
-	Ready    bool      `json:"ready"`
-	Flows    Flows     `json:"flows"`
-	Services []Service `json:"services"`
+	Ready     bool      `json:"ready"`
+	Flows     Flows     `json:"flows"`
+	EarlyData EarlyData `json:"early_data"`
+	Services  []Service `json:"services"`
 	// Drops and Passed count packets by reason, every reason there is.
 	Drops  map[string]uint64 `json:"drops"`
 	Passed map[string]uint64 `json:"passed"`
@@ -36,6 +37,12 @@ type Flows struct {
 	Evicted uint64 `json:"evicted"`
 }
 
+// EarlyData is the memory for what clients send before their servers answer, in bytes.
+type EarlyData struct {
+	Used int `json:"used_bytes"`
+	Size int `json:"size_bytes"`
+}
+
 // Service is one service's counters, see proxy.ServiceSnapshot.
 type Service struct {
 	Name          string `json:"name"`
@@ -50,6 +57,7 @@ type Service struct {
 	Unreachable   uint64 `json:"unreachable"`
 	TimedOut      uint64 `json:"timed_out"`
 	Mismatched    uint64 `json:"mismatched"`
+	EarlyHeld     uint64 `json:"early_held"`
 	Flows         int    `json:"flows"`
 }
 
@@ -110,10 +118,11 @@ func NewStatus(s proxy.Snapshot) Status {
 			Capacity:   s.Capacity,
 			Evicted:    s.Evicted,
 		},
-		Services: []Service{},
-		Drops:    make(map[string]uint64),
-		Passed:   make(map[string]uint64),
-		Workers:  []Worker{},
+		EarlyData: EarlyData{Used: s.EarlyUsed, Size: s.EarlySize},
+		Services:  []Service{},
+		Drops:     make(map[string]uint64),
+		Passed:    make(map[string]uint64),
+		Workers:   []Worker{},
 	}
 	for _, v := range s.Services {
 		status.Services = append(status.Services, Service{
@@ -121,7 +130,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
 			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
-			Flows: v.Flows,
+			EarlyHeld: v.EarlyHeld, Flows: v.Flows,
 		})
 	}
 	for r, n := range s.Drops {

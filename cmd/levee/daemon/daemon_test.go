@@ -201,7 +201,7 @@ func TestSettingsArrive(t *testing.T) {
 	cfg := config.Config{
 		TUN:      config.TUN{Name: "tun7"},
 		Routing:  config.Routing{Table: 8, Priority: 9, ClientInterfaces: []string{"c"}, ServerInterfaces: []string{"s"}},
-		Flows:    config.Flows{Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute},
+		Flows:    config.Flows{Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute, EarlyDataMemory: 15},
 		StateDir: "/state", SecretShared: true,
 		Services: []proxy.Service{service("a", "192.0.2.0/25"), service("b", "192.0.2.128/25", "2001:db8::/64")},
 	}
@@ -211,7 +211,7 @@ func TestSettingsArrive(t *testing.T) {
 	}
 	got.Memory = nil
 	if want := (proxy.Config{
-		Services: cfg.Services, Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute,
+		Services: cfg.Services, Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute, EarlyPool: 15,
 		MTU: 1400, Secret: cookie.Secret{14}, SharedSecret: true,
 	}); !reflect.DeepEqual(got, want) {
 		t.Errorf("proxy: %+v, want %+v", got, want)

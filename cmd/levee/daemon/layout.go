@@ -110,6 +110,7 @@ func proxyConfig(cfg config.Config, mtu int, secret cookie.Secret) proxy.Config 
 		Capacity:          cfg.Flows.Capacity,
 		IdleTimeout:       cfg.Flows.IdleTimeout,
 		TransitoryTimeout: cfg.Flows.TransitoryTimeout,
+		EarlyPool:         cfg.Flows.EarlyDataMemory,
 		MTU:               mtu,
 		Memory:            flowMemory,
 		Secret:            secret,

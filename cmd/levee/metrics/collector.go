@@ -54,6 +54,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(unreachable, v.Unreachable, v.Name)
 		counter(timedOut, v.TimedOut, v.Name)
 		counter(mismatched, v.Mismatched, v.Name)
+		counter(earlyHeld, v.EarlyHeld, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
 	}
 	for r, n := range s.Drops {
@@ -67,6 +68,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(flowsCapacity, s.Capacity)
 	counter(flowsEvicted, s.Evicted)
+	gauge(earlyUsed, s.EarlyUsed)
+	gauge(earlySize, s.EarlySize)
 	ch <- histogram(handshake, s.Handshake)
 	for i, w := range s.Workers {
 		worker := strconv.Itoa(i)

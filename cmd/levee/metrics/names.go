@@ -21,6 +21,7 @@ var (
 	unreachable   = desc("unreachable_total", "Flows that an ICMP error ended before the server answered: there is no way to it.", "service")
 	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
 	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.", "service")
+	earlyHeld     = desc("early_held_total", "Segments of clients that were held until their server had answered.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
 	drops  = desc("drops_total", "Packets that went no further.", "reason")
@@ -29,6 +30,8 @@ var (
 	flows         = desc("flows", "Flows in the table.", "state")
 	flowsEvicted  = desc("flows_evicted_total", "Flows forgotten before their time because the table was full; none of them was open.")
 	flowsCapacity = desc("flows_capacity", "The most flows that the table holds.")
+	earlyUsed     = desc("early_data_bytes", "Memory in use for what clients have sent before their servers answered.")
+	earlySize     = desc("early_data_capacity_bytes", "The most memory for what clients send before their servers answer.")
 	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
 
 	tunRxDrops     = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
