@@ -76,13 +76,19 @@ func protect(t *testing.T, o options) *protected {
 // protectLab is protect for another lab than the simplest.
 func protectLab(t *testing.T, cfg lab.Config, o options) *protected {
 	t.Helper()
+	return protectYAML(t, cfg, config(o))
+}
+
+// protectYAML is protectLab for a configuration of its own.
+func protectYAML(t *testing.T, cfg lab.Config, yaml string) *protected {
+	t.Helper()
 	l := labtest.New(t, cfg)
 	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &protected{
-		Lab: l, levee: labtest.StartLevee(t, l, path, config(o)),
+		Lab: l, levee: labtest.StartLevee(t, l, path, yaml),
 		client: l.Clients[0], server: l.Servers[0],
 	}
 }
