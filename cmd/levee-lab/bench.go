@@ -48,7 +48,7 @@ func newBench() *cobra.Command {
 	f.StringVar(&cfg.Levee, "levee", "", "the levee `binary` (default: next to levee-lab, or in PATH)")
 	f.IntVar(&cfg.Repeat, "repeat", 5, "how often everything is measured")
 	f.StringVar(&flags.only, "only", "", "measure only what matches this `pattern`, a regular expression on measure/contender:\n"+
-		"syn, bulk, conn, ttfb or flows, and plain, synproxy, synproxy-nots or levee")
+		"syn, bulk, conn, ttfb, download or flows, and plain, synproxy, synproxy-nots or levee")
 	f.BoolVar(&cfg.Quick, "quick", false, "try everything once, in about a minute; the figures prove nothing")
 	f.StringVar(&flags.out, "out", "", "write bench.md and its plots into this `folder`")
 	f.BoolVar(&flags.asJSON, "json", false, "print the results as JSON only")

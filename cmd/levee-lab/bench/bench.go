@@ -109,6 +109,7 @@ var measures = []measure{
 	{name: "bulk", run: (*bench).runBulk},
 	{name: "conn", run: (*bench).runConn},
 	{name: "ttfb", before: (*bench).beforeTTFB, run: (*bench).runTTFB},
+	{name: "download", run: (*bench).runDownload},
 }
 
 // Run builds a lab, measures and takes the lab down. What could not be measured is in the report; the error is for a

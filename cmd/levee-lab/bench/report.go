@@ -155,7 +155,7 @@ type figure struct {
 }
 
 // figures are all but those of flows, in the order in which they are shown.
-var figures = []figure{
+var figures = append([]figure{
 	{"syn-cpu", "syn", "CPU per answered SYN", "µs", 2, false},
 	{"syn-answered", "syn", "answered at the generator's limit", "SYN/s", 0, true},
 	{"syn-sent", "syn", "sent at the generator's limit", "SYN/s", 0, true},
@@ -180,9 +180,10 @@ var figures = []figure{
 	{"flood-p999", "conn", "connect+GET, flooded, p99.9", "ms", 2, false},
 	{"flood-completed", "conn", "completed, flooded", "%", 2, true},
 	{"ttfb-request", "ttfb", "first byte, 50 ms away, client first", "ms", 2, false},
+	{"ttfb-tls", "ttfb", "first byte, 50 ms away, TLS 1.3", "ms", 2, false},
 	{"ttfb-banner", "ttfb", "first byte, 50 ms away, server first", "ms", 2, false},
 	{"server-rtt", "ttfb", "round trip, gateway to server", "ms", 3, false},
-}
+}, downloadFigures()...)
 
 // flowFigures are those measured at each number of flows; their ids get the number appended.
 var flowFigures = []figure{

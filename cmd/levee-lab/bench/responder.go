@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,8 +36,10 @@ const peerTimeout = 5 * time.Second
 
 // responder is a server that answers short connections. The client closes first.
 type responder struct {
-	addr     netip.AddrPort
-	first    firstWord
+	addr  netip.AddrPort
+	first firstWord
+	// page is the bytes of the answer, if not pageSize.
+	page     int
 	listener int
 	stopping atomic.Bool
 	workers  sync.WaitGroup
@@ -59,7 +62,7 @@ func startResponder(n *lab.Namespace, addr netip.AddrPort, first firstWord, work
 }
 
 func (r *responder) serve() {
-	page := make([]byte, max(pageSize, bannerSize, requestSize))
+	page := make([]byte, max(r.page, pageSize, bannerSize, requestSize))
 	for !r.stopping.Load() {
 		fd, err := accept(r.listener)
 		if err != nil {
@@ -77,7 +80,7 @@ func (r *responder) answer(fd int, page []byte) {
 		if _, err := readFull(fd, page[:requestSize]); err != nil {
 			return
 		}
-		size = pageSize
+		size = cmp.Or(r.page, pageSize)
 	}
 	if writeFull(fd, page[:size]) == nil {
 		readToEnd(fd, page)

@@ -35,10 +35,14 @@ func (r *Report) judge(all bool) []Target {
 	}
 	t = append(t,
 		r.firstByte("first byte, 50 ms away, client first", "ttfb-request", 1.02),
+		r.firstByte("first byte, 50 ms away, TLS 1.3", "ttfb-tls", 1.02),
 		r.firstByte("first byte, 50 ms away, server first", "ttfb-banner", 1),
 		r.completed(),
 		r.floodLatency(),
 	)
+	for _, d := range downloads {
+		t = append(t, r.downloadTime(d))
+	}
 	t = append(t, r.flowTargets()...)
 	if !all {
 		t = slices.DeleteFunc(t, func(v Target) bool { return v.Met == metNotMeasured })
@@ -97,6 +101,16 @@ func (r *Report) firstByte(name, figure string, factor float64) Target {
 		limit += delayPrecision
 	}
 	return verdict(name, want, fmt.Sprintf("%.2f ms, direct %.2f, server RTT %.3f", got, direct, rtt), got <= limit)
+}
+
+// downloadTime asks for no more than a twentieth longer than plain forwarding takes.
+func (r *Report) downloadTime(d download) Target {
+	const want = "≤ 1.05 × direct"
+	s := spreadOf(ratios(r.values(d.id, leveeID), r.values(d.id, plainID)))
+	if s.N == 0 {
+		return notMeasured(d.name, want)
+	}
+	return verdict(d.name, want, ratioFigure.cell(s)+" ×", s.Median <= 1.05)
 }
 
 func (r *Report) completed() Target {

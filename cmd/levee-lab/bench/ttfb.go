@@ -54,10 +54,16 @@ func (b *bench) runTTFB(ctx context.Context, id contenderID) (expect seen, err e
 		expect.connections += uint64(len(t.completed))
 		medians[first] = milliseconds(percentile(t.sorted(func(t times) time.Duration { return t.first }), 0.5))
 	}
+	secret, err := b.tlsTrips(ctx)
+	if err != nil {
+		return expect, fmt.Errorf("TLS: %w", err)
+	}
+	expect.connections += uint64(len(secret.completed))
 	if n := b.far.Link.Delay.Lost() - lost; n != 0 {
 		return expect, fmt.Errorf("the delay lost %d frames", n)
 	}
 	b.report.add("ttfb-request", id, medians[clientFirst])
+	b.report.add("ttfb-tls", id, milliseconds(percentile(secret.sorted(func(t times) time.Duration { return t.first }), 0.5)))
 	b.report.add("ttfb-banner", id, medians[serverFirst])
 	return expect, nil
 }
