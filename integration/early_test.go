@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -241,4 +242,56 @@ func TestSmallServerWindow(t *testing.T) {
 		}
 		p.spliced(t, 5)
 	})
+}
+
+// TestFairStart downloads from a server with BBR: it must see the client's round trip, as it would without levee, and not the one to
+// levee, of which it would make a window much too small.
+func TestFairStart(t *testing.T) {
+	const each = 20 * time.Millisecond
+	for _, test := range []struct {
+		name, options string
+		far           bool // the server sees how far the client is
+	}{
+		{"unmeasured", "", true},
+		{"unmeasured, no timestamps", "options: {timestamps: false}", true},
+		{"immediate", "server_ack: immediate", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			yaml := fmt.Sprintf(`
+metrics: {listen: ""}
+services:
+  - name: lab
+    prefixes: [%s, "%s"]
+    %s
+`, lab.ServerPrefix4, lab.ServerPrefix6, cmp.Or(test.options, "options: {timestamps: true}"))
+			p := protectYAML(t, lab.Config{ClientDelays: []time.Duration{each}}, yaml)
+			client, server := connect(t, p.client, p.server, false, 7777)
+			if _, err := server.Write(make([]byte, 20_000)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(client, make([]byte, 20_000)); err != nil {
+				t.Fatal(err)
+			}
+			raw, err := server.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var info *unix.TCPInfo
+			if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil || err != nil {
+				t.Fatal(e, err)
+			}
+			least := time.Duration(info.Min_rtt) * time.Microsecond
+			if (least >= 2*each) != test.far {
+				t.Errorf("the shortest round trip of the server is %v, the client is %v away", least, 2*each)
+			}
+			counters, err := p.server.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := counters["TcpExtTSEcrRejected"]; n != 0 {
+				t.Errorf("the server refused %d TSecrs", n)
+			}
+			p.spliced(t, 1)
+		})
+	}
 }

@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"sync"
 	"testing"
@@ -84,7 +86,11 @@ func startLeveeForScripts(t *testing.T, l *lab.Lab, o options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	labtest.StartLevee(t, l, path, config(o))
+	// A script may say how the server is acknowledged; the others see each SYN once.
+	o = maps.Clone(o)
+	serverAck := cmp.Or(o["server_ack"], "immediate")
+	delete(o, "server_ack")
+	labtest.StartLevee(t, l, path, config(o)+"    server_ack: "+serverAck+"\n")
 }
 
 // scriptTable, if set, is the file that TestScripts writes a table to: what every script shows, and how levee and kernel SYNPROXY

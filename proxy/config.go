@@ -95,6 +95,8 @@ type Service struct {
 	// EarlyData is how many bytes a client may send before its server has answered, 0 to MaxEarlyData. They are held until then. 0
 	// makes clients wait for a window of the server's.
 	EarlyData int
+	// ServerAck is how the servers' SYN-ACKs are acknowledged.
+	ServerAck ServerAck
 }
 
 func (s *Service) hasPort(p uint16) bool {

@@ -124,7 +124,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	}
 	c.maxWindow = uint32(p.Window) << c.scale
 	w.enter(s, slot, evHandshake)
-	w.sendSYN(f)
+	w.sendSYNs(f, svc)
 	w.hold(f, svc)
 }
 
@@ -234,6 +234,8 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	c, v := &f.half[client], &f.half[server]
 	c.ack = isn + 1
 	v.end, v.ack = isn+1, f.clientISN+1
+	exact := v.scale != sentTwice
+	v.scale = 0
 	// The client may have been told a larger window than the server's.
 	v.window, v.maxWindow = p.Window, max(uint32(p.Window), uint32(svc.EarlyData))
 	if f.wscale != WScaleNone && p.Options.WScale != WScaleNone {
@@ -241,7 +243,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	}
 	f.set(opened, true)
 
-	w.ackServer(f, flowLabel)
+	w.ackServer(f, flowLabel, exact)
 	fin := w.release(f, early, flowLabel)
 	update := f.segmentTo(client)
 	update.Seq, update.Ack, update.Flags = f.cookie+1, f.clientISN+1, flagACK
@@ -258,9 +260,12 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	}
 }
 
-// ackServer acknowledges the SYN-ACK in work for the client.
-func (w *Worker) ackServer(f *flow, flowLabel uint32) {
+// ackServer acknowledges the SYN-ACK in work for the client, with its timestamp if that is to be exact (see ServerAck).
+func (w *Worker) ackServer(f *flow, flowLabel uint32, exact bool) {
 	ack := w.toServer(f, flowLabel)
+	if !exact {
+		ack.TSEcr = 0
+	}
 	w.out.build(&ack)
 }
 

@@ -12,6 +12,8 @@ type Proxy struct {
 	policy *policy
 	table  *table
 	early  *earlyPool
+	// opening counts connections whose server has not answered.
+	opening openings
 	// remembered is how long a flow lasts that has ended, or an outbound one without an answer.
 	remembered tick
 	// start is the zero of all ticks.

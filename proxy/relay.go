@@ -75,7 +75,9 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 			w.resetServer(f)
 			return
 		}
-		w.ackServer(f, 0) // the client's flow label is forgotten
+		if !w.answersSecond(f) {
+			w.ackServer(f, 0, true) // the client's flow label is forgotten
+		}
 	default:
 		w.drop(DropBadAck)
 	}
@@ -168,6 +170,13 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 	f.lastSeen = w.now.tick
 	if from != to {
 		w.forget(f)
+	}
+	if was, is := from == StateOpening, to == StateOpening; was != is && !f.has(direct) {
+		n := int32(1)
+		if was {
+			n = -1
+		}
+		w.proxy.opening.of(f).Add(n)
 	}
 	if was, is := live(from), live(to); was != is {
 		n := int64(1)

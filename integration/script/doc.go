@@ -18,7 +18,7 @@
 //
 // Words before the first step, each on its line:
 //
-//	config: key=value ...      options of the service, as levee's configuration writes them
+//	config: key=value ...      options of the service, as levee's configuration writes them; server_ack is "immediate" if unsaid
 //	only: IPv4                 or IPv6; otherwise a script runs over both, from the same text
 //	tolerance: 500ms           how far "after" may be off, 700ms if left out
 //	mtu: 9000                  of the links at both edges, 1500 if left out

@@ -57,6 +57,7 @@ func standard() Config {
 
 			BypassRate: proxy.DefaultBypassRate,
 			EarlyData:  proxy.DefaultEarlyData,
+			ServerAck:  proxy.AckUnmeasured,
 		}},
 	}
 }
@@ -77,7 +78,7 @@ secret_file: "/etc/levee/key"
 secret_shared: true
 metrics: {listen: "[2001:db8::1]:80"}
 log: {level: debug, format: json}
-defaults: {mode: off, early_data: 4KiB}
+defaults: {mode: off, early_data: 4KiB, server_ack: immediate}
 services:
   - name: web-1
     prefixes: [192.0.2.0/25, 2001:db8:1::/64]
@@ -86,6 +87,7 @@ services:
     options: {mss: 1400, wscale: 14, sack: false, timestamps: true, ecn: true}
     bypass_rate: 7
     early_data: 0
+    server_ack: unmeasured
   - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}}
 `)
 	want := Config{
@@ -106,6 +108,7 @@ services:
 				Options:  proxy.Options{MSS: 1400, WScale: 14, Timestamps: true, ECN: true},
 
 				BypassRate: 7,
+				ServerAck:  proxy.AckUnmeasured,
 			},
 			{
 				Name:     "rest",

@@ -44,6 +44,7 @@ type raw struct {
 	Defaults struct {
 		Mode      text `mapstructure:"mode"`
 		EarlyData text `mapstructure:"early_data"`
+		ServerAck text `mapstructure:"server_ack"`
 	} `mapstructure:"defaults"`
 	Services []rawService `mapstructure:"services"`
 }
@@ -58,6 +59,8 @@ type rawService struct {
 	BypassRate text `mapstructure:"bypass_rate"`
 	// EarlyData is "" if it isn't there: then that of the defaults counts.
 	EarlyData text `mapstructure:"early_data"`
+	// ServerAck is the same.
+	ServerAck text `mapstructure:"server_ack"`
 }
 
 type rawOptions struct {
@@ -93,6 +96,7 @@ var defaults = []struct{ key, value string }{
 	{"log.format", "text"},
 	{"defaults.mode", "always"},
 	{"defaults.early_data", "16KiB"},
+	{"defaults.server_ack", "unmeasured"},
 }
 
 // optionDefaults is the same for the options of a service, which the environment can't reach.

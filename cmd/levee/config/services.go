@@ -46,6 +46,7 @@ func (c checker) services(list []rawService, standard serviceDefaults) []proxy.S
 type serviceDefaults struct {
 	mode      proxy.Mode
 	earlyData int
+	serverAck proxy.ServerAck
 }
 
 func (c checker) service(key string, r rawService, standard serviceDefaults) proxy.Service {
@@ -58,6 +59,10 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 
 		BypassRate: c.bypassRate(join(key, "bypass_rate"), r.BypassRate),
 		EarlyData:  standard.earlyData,
+		ServerAck:  standard.serverAck,
+	}
+	if r.ServerAck != "" {
+		s.ServerAck = c.serverAck(join(key, "server_ack"), r.ServerAck)
 	}
 	if r.EarlyData != "" {
 		s.EarlyData = c.size(join(key, "early_data"), r.EarlyData, proxy.MaxEarlyData, standard.earlyData)

@@ -58,6 +58,7 @@ func (c checker) config(r raw) Config {
 	cfg.Services = c.services(r.Services, serviceDefaults{
 		mode:      c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAlways),
 		earlyData: c.size("defaults.early_data", r.Defaults.EarlyData, proxy.MaxEarlyData, proxy.DefaultEarlyData),
+		serverAck: c.serverAck("defaults.server_ack", r.Defaults.ServerAck),
 	})
 	return cfg
 }
@@ -173,6 +174,14 @@ func (c checker) mode(key string, t text, otherwise proxy.Mode) proxy.Mode {
 		return otherwise
 	}
 	return m
+}
+
+func (c checker) serverAck(key string, t text) proxy.ServerAck {
+	a, err := proxy.ParseServerAck(string(t))
+	if err != nil {
+		c.report(key, "%s is not known: use immediate or unmeasured", shown(t))
+	}
+	return a
 }
 
 // Bounds of timeouts: shorter ones would end connections between two packets, longer ones are typing errors.
