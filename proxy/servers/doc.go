@@ -1,0 +1,20 @@
+// Package servers remembers what servers do: for each address and port the TCP options that its last SYN-ACKs showed, and
+// whether it answers at all. It does no I/O, reads no clock and starts no goroutine; times are Unix seconds,
+// so that knowledge survives a restart.
+//
+// Its memory is fixed. A Table is a cache of sets with a lock each, found by a keyed hash: a look-up takes one lock, writes
+// nothing and allocates nothing. A full set makes room by forgetting what is over first, then the refusals of ports that
+// never answered, and only then the server that was quiet for longest: whoever scans closed ports
+// pushes out nothing that is known of open ones.
+//
+// # Who may teach it
+//
+// Only what a server answers to a SYN of the gateway's, on behalf of a client that returned a cookie or as
+// a probe. Nothing is learned from a client's SYN, whose source anybody can forge. Still, what
+// a server answers to one client need not be what it answers to another: its firewall may have banned that one. Therefore
+//
+//   - a port that never answered is refused at a client's word;
+//   - one that did is refused only when a probe is too, at a place where probes were answered before. Without probes it has to have
+//     been quiet for a while;
+//   - any SYN-ACK ends a refusal.
+package servers

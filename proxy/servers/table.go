@@ -1,0 +1,338 @@
+package servers
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+)
+
+// Config is what a Table needs to know.
+type Config struct {
+	// Capacity is how many servers it remembers, 1 to MaxCapacity; the sets round it up.
+	Capacity int
+	// WScale is what clients are promised for servers that aren't known.
+	WScale uint8
+	// ClosedFor is how long a refusal lasts; then the next client's SYN finds out.
+	ClosedFor time.Duration
+	// Probes says that Answered and Refused may ask for one.
+	Probes bool
+}
+
+// Defaults and bounds of Config.
+const (
+	DefaultCapacity  = 1 << 16
+	MaxCapacity      = 1 << 20
+	DefaultClosedFor = 10 * time.Second
+)
+
+// Ages, in seconds.
+const (
+	// keep is how long a server is known after its last SYN-ACK.
+	keep = 24 * 3600
+	// hold is how long a promised window scale stays at least: longer than any cookie lives, so that at most two
+	// promises are out.
+	hold = 130
+	// again is after how long a server in use is probed again, for what its clients' connections don't show.
+	again = 10 * 60
+	// retry is how long a request for a probe stands, which takes less: nobody asks for another meanwhile.
+	retry = 5
+	// denied is for how long nothing is promised that a server in traffic refused, whatever probes say.
+	denied = 3600
+	// quiet is how long a server must not have answered before a client's word closes it where there are no probes.
+	quiet = 60
+)
+
+// ways is how many servers a set holds.
+const ways = 8
+
+// Table is what is known of all servers. It may be used by many goroutines at once.
+type Table struct {
+	seed maphash.Seed
+	cfg  Config
+	sets []set
+}
+
+// set is where servers whose hashes agree lie.
+type set struct {
+	// mu guards the rest.
+	mu sync.Mutex
+	// tags are bits of the hashes, 0 for a free record: they spare most look-ups the records.
+	tags    [ways]uint16
+	records [ways]record
+}
+
+// record is one server. Times are Unix seconds, 0 for never.
+type record struct {
+	key         Key
+	state       State // Alive, Closed or Silent
+	source      Source
+	knows, does Features
+	deny        Features
+	mss, window uint16
+	wscale      uint8
+	told, was   uint8
+	// deny is what is not promised until a time, though the server seems to do it.
+	until uint32
+	// answered is the last SYN-ACK, refused the last refusal; probed is the last SYN-ACK to a probe, failed the last probe since without
+	// one, asked when one was asked for last, suspected when a client of a server that has answered was refused.
+	answered, refused, probed, failed, asked, suspected uint32
+	// changed is when told became what it is, after was; 0 if it is what is promised for unknown servers.
+	changed uint32
+}
+
+// New makes a Table. It allocates everything at once.
+func New(cfg Config) *Table {
+	n := 1
+	for n*ways < min(max(cfg.Capacity, 1), MaxCapacity) {
+		n *= 2
+	}
+	return &Table{seed: maphash.MakeSeed(), cfg: cfg, sets: make([]set, n)}
+}
+
+// Capacity is how many servers fit.
+func (t *Table) Capacity() int { return len(t.sets) * ways }
+
+// locate returns the set of a key, and its tag.
+func (t *Table) locate(k *Key) (*set, uint16) {
+	h := maphash.Comparable(t.seed, *k)
+	return &t.sets[h&uint64(len(t.sets)-1)], uint16(h>>48) | 1
+}
+
+// find returns the record of a key, or nil. The set is locked.
+func (s *set) find(k *Key, tag uint16) *record {
+	for i, other := range s.tags {
+		if other == tag && s.records[i].key == *k {
+			return &s.records[i]
+		}
+	}
+	return nil
+}
+
+// Find returns what is known of a server.
+func (t *Table) Find(k *Key, now int64) Known {
+	s, tag := t.locate(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.find(k, tag); r != nil {
+		return t.known(r, stamp(now))
+	}
+	return t.unknown()
+}
+
+func (t *Table) unknown() Known { return Known{Told: t.cfg.WScale, Before: t.cfg.WScale} }
+
+func (t *Table) known(r *record, now uint32) Known {
+	k := t.unknown()
+	if r.fresh(now) {
+		k = Known{
+			State: Alive, Knows: r.knows, Does: r.does, MSS: r.mss, Window: r.window,
+			Told: r.told, Before: r.told,
+		}
+		if since(r.until, now) < 0 {
+			k.Does &^= r.deny
+			k.Knows |= r.deny
+		}
+		if s := since(r.changed, now); 0 <= s && s < hold {
+			k.Before = r.was
+		}
+	} else if r.answered != 0 {
+		k.Before = r.told // promised until it was too old
+	}
+	if t.refuses(r, now) {
+		k.State = r.state
+	}
+	return k
+}
+
+// fresh says whether what its SYN-ACKs showed still counts.
+func (r *record) fresh(now uint32) bool {
+	return r.answered != 0 && since(r.answered, now) < keep
+}
+
+// refuses says whether a refusal still counts. A clock that was set back ends it.
+func (t *Table) refuses(r *record, now uint32) bool {
+	s := since(r.refused, now)
+	return r.state.refuses() && s >= 0 && time.Duration(s)*time.Second < t.cfg.ClosedFor
+}
+
+// Answered notes a SYN-ACK and says whether a probe should find out the rest.
+func (t *Table) Answered(k *Key, now int64, a *Answer, from Source) (probe bool) {
+	s, tag := t.locate(k)
+	at := stamp(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.find(k, tag)
+	if r == nil {
+		r = s.make(k, tag, at, true)
+	}
+	if !r.fresh(at) {
+		*r = record{key: r.key, told: t.cfg.WScale, asked: r.asked, failed: r.failed}
+	}
+	r.state, r.source, r.answered, r.suspected = Alive, from, at, 0
+	r.mss, r.window = a.MSS, a.Window
+	asked, does := a.Asked|MSS, a.Does&^MSS
+	if a.MSS != 0 {
+		does |= MSS
+	}
+	r.knows |= asked
+	r.does = r.does&^asked | does&asked
+	if asked.Has(WScale) {
+		r.wscale = a.WScale
+		if s := since(r.changed, at); r.wscale != r.told && (r.changed == 0 || s < 0 || s >= hold) {
+			r.was, r.told, r.changed = r.told, r.wscale, at
+		}
+	}
+	if from == Probe {
+		r.probed, r.failed = at, 0
+		return false
+	}
+	return since(r.probed, at) >= again && since(r.failed, at) >= again && t.ask(r, at)
+}
+
+// ask says whether to ask for a probe now: there are some, and none is under way.
+func (t *Table) ask(r *record, at uint32) bool {
+	if s := since(r.asked, at); !t.cfg.Probes || 0 <= s && s < retry {
+		return false
+	}
+	r.asked = at
+	return true
+}
+
+// Refused notes that a client's SYN was refused (Closed) or not answered (Silent), and says whether a probe should find out if that
+// holds for others.
+func (t *Table) Refused(k *Key, now int64, how State) (probe bool) {
+	s, tag := t.locate(k)
+	at := stamp(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.find(k, tag)
+	switch {
+	case r == nil:
+		if r = s.make(k, tag, at, false); r == nil {
+			return false
+		}
+	case !r.fresh(at) || t.refuses(r, at):
+	case t.cfg.Probes:
+		r.suspected = at
+		return t.ask(r, at)
+	case since(r.answered, at) < quiet:
+		return false
+	}
+	r.refuse(at, how, Traffic)
+	return false
+}
+
+func (r *record) refuse(at uint32, how State, from Source) {
+	r.state, r.refused, r.source = how, at, from
+}
+
+// ProbeFailed notes what a probe met instead of a SYN-ACK. By itself it means little, because the server may answer others: it counts
+// where probes were answered before and a client was refused just now.
+func (t *Table) ProbeFailed(k *Key, now int64, how State) {
+	s, tag := t.locate(k)
+	at := stamp(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.find(k, tag)
+	if r == nil {
+		return
+	}
+	r.failed = at
+	if suspected := since(r.suspected, at); r.probed != 0 && r.fresh(at) && 0 <= suspected && suspected < retry {
+		r.refuse(at, how, Probe)
+	}
+	r.suspected = 0
+}
+
+// Denied notes that a server did not do what clients were promised for it.
+func (t *Table) Denied(k *Key, now int64, what Features) {
+	s, tag := t.locate(k)
+	at := stamp(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.find(k, tag)
+	if r == nil {
+		return
+	}
+	if since(r.until, at) >= 0 {
+		r.deny = 0
+	}
+	r.deny |= what
+	r.until = at + denied
+}
+
+// make returns an empty record for a key: a free one, or the one that is missed least. There may be none for a port that does not
+// answer.
+func (s *set) make(k *Key, tag uint16, now uint32, alive bool) *record {
+	best := -1
+	for i := range s.records {
+		r := &s.records[i]
+		if s.tags[i] == 0 {
+			best = i
+			break
+		}
+		if r.fresh(now) && !alive {
+			continue
+		}
+		if best < 0 || r.missedLess(&s.records[best], now) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return nil
+	}
+	s.tags[best] = tag
+	s.records[best] = record{key: *k}
+	return &s.records[best]
+}
+
+func (r *record) missedLess(o *record, now uint32) bool {
+	if a, b := r.fresh(now), o.fresh(now); a != b {
+		return b
+	}
+	return r.last() < o.last()
+}
+
+// last is when something was learned last.
+func (r *record) last() uint32 { return max(r.answered, r.refused) }
+
+// stamp is the Unix time in as many bits as a record has for it; it ends in 2106.
+func stamp(unix int64) uint32 { return uint32(min(max(unix, 1), 1<<32-1)) }
+
+// since is how many seconds ago a time was, below 0 if it is yet to come.
+func since(then, now uint32) int64 { return int64(now) - int64(then) }
+
+// All calls yield for every server in the table until it returns false. It holds no lock meanwhile.
+func (t *Table) All(now int64, yield func(Info) bool) {
+	at := stamp(now)
+	for i := range t.sets {
+		var found [ways]Info
+		n := 0
+		s := &t.sets[i]
+		s.mu.Lock()
+		for j, tag := range s.tags {
+			if r := &s.records[j]; tag != 0 {
+				found[n] = Info{
+					Server: r.key.AddrPort(), Known: t.known(r, at), WScale: r.wscale, Source: r.source,
+					Age: time.Duration(max(since(r.last(), at), 0)) * time.Second,
+				}
+				n++
+			}
+		}
+		s.mu.Unlock()
+		for _, info := range found[:n] {
+			if !yield(info) {
+				return
+			}
+		}
+	}
+}
+
+// Counts is how many servers are in each state.
+func (t *Table) Counts(now int64) (n [NumStates]int) {
+	t.All(now, func(i Info) bool {
+		n[i.State]++
+		return true
+	})
+	return n
+}

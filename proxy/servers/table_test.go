@@ -1,0 +1,350 @@
+package servers
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"levee/stack"
+	"pgregory.net/rapid"
+)
+
+const t0 = 1_800_000_000
+
+func key(i int) Key {
+	return Key{Addr: stack.AddrFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i >> 16)})), Port: uint16(i) + 1}
+}
+
+func table(probes bool) *Table {
+	return New(Config{Capacity: 64, WScale: 7, ClosedFor: 10 * time.Second, Probes: probes})
+}
+
+var linux = Answer{Asked: All, Does: All, MSS: 1460, WScale: 10, Window: 65160}
+
+// A refused client closes a port for everybody only where nothing speaks against it.
+func TestRefusals(t *testing.T) {
+	k := key(1)
+	answered := func(at int64, from Source) func(*Table) bool {
+		return func(tb *Table) bool { return tb.Answered(&k, t0+at, &linux, from) }
+	}
+	refused := func(at int64, how State) func(*Table) bool {
+		return func(tb *Table) bool { return tb.Refused(&k, t0+at, how) }
+	}
+	failed := func(at int64, how State) func(*Table) bool {
+		return func(tb *Table) bool { tb.ProbeFailed(&k, t0+at, how); return false }
+	}
+	for _, test := range []struct {
+		name   string
+		probes bool
+		steps  []func(*Table) bool
+		asks   bool // the last step asks for a probe
+		at     int64
+		want   State
+	}{
+		{"nothing known", true, nil, false, 0, Unknown},
+		{"answered", true, []func(*Table) bool{answered(0, Traffic)}, true, 1, Alive},
+		{"answered a probe", true, []func(*Table) bool{answered(0, Probe)}, false, 1, Alive},
+		{"answered, no probes", false, []func(*Table) bool{answered(0, Traffic)}, false, 1, Alive},
+		{"answered after a probe", true, []func(*Table) bool{answered(0, Probe), answered(1, Traffic)}, false, 1, Alive},
+		{"answered long after a probe", true, []func(*Table) bool{answered(0, Probe), answered(again, Traffic)}, true, again, Alive},
+		{"answered while a probe is under way", true, []func(*Table) bool{answered(0, Traffic), answered(1, Traffic)}, false, 1, Alive},
+		{"answered after a probe was not", true, []func(*Table) bool{answered(0, Traffic), failed(1, Silent), answered(60, Traffic)}, false, 60, Alive},
+		{"too old", true, []func(*Table) bool{answered(0, Traffic)}, true, keep, Unknown},
+
+		{"never answered, refused", true, []func(*Table) bool{refused(0, Closed)}, false, 9, Closed},
+		{"never answered, silent", true, []func(*Table) bool{refused(0, Silent)}, false, 9, Silent},
+		{"refused, time has passed", true, []func(*Table) bool{refused(0, Closed)}, false, 10, Unknown},
+		{"refused, the clock was set back", true, []func(*Table) bool{refused(0, Closed)}, false, -1, Unknown},
+		{"refused, then answered", true, []func(*Table) bool{refused(0, Closed), answered(1, Traffic)}, true, 1, Alive},
+
+		{"answered a client, another refused", true, []func(*Table) bool{answered(0, Traffic), refused(20, Closed)}, true, 20, Alive},
+		{"the same, and the probe", true, []func(*Table) bool{answered(0, Traffic), refused(20, Closed), failed(21, Closed)}, false, 21, Alive},
+		{"answered a probe, a client refused", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed)}, true, 20, Alive},
+		{"the same, and the next probe", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed)}, false, 21, Closed},
+		{"the same, and the next probe unanswered", true, []func(*Table) bool{answered(0, Probe), refused(20, Silent), failed(23, Silent)}, false, 23, Silent},
+		{"the same, but a client is answered", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), answered(21, Traffic), failed(22, Closed)}, false, 22, Alive},
+		{"the same, but the probe is late", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(25, Closed)}, false, 25, Alive},
+		{"a probe refused, no client", true, []func(*Table) bool{answered(0, Probe), failed(20, Closed)}, false, 20, Alive},
+		{"a probe of nothing known refused", true, []func(*Table) bool{failed(0, Closed)}, false, 0, Unknown},
+		{"refused for the whole time", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), refused(30, Closed)}, false, 35, Closed},
+
+		{"without probes, answered just now", false, []func(*Table) bool{answered(0, Traffic), refused(quiet-1, Closed)}, false, quiet - 1, Alive},
+		{"without probes, quiet", false, []func(*Table) bool{answered(0, Traffic), refused(quiet, Closed)}, false, quiet, Closed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tb, asks := table(test.probes), false
+			for _, step := range test.steps {
+				asks = step(tb)
+			}
+			if asks != test.asks {
+				t.Errorf("asks for a probe: %v", asks)
+			}
+			if got := tb.Find(&k, t0+test.at).State; got != test.want {
+				t.Errorf("%v, not %v", got, test.want)
+			}
+		})
+	}
+}
+
+// What was not asked for is not learned, and what is learned replaces what was.
+func TestFeatures(t *testing.T) {
+	tb, k := table(true), key(1)
+	tb.Answered(&k, t0, &Answer{Asked: SACK, Does: SACK, MSS: 536}, Traffic)
+	if got := tb.Find(&k, t0); got.Knows != MSS|SACK || !got.Does.Has(SACK) || got.MSS != 536 || got.Told != 7 {
+		t.Errorf("got %+v", got)
+	}
+	tb.Answered(&k, t0, &linux, Probe)
+	if got := tb.Find(&k, t0); got.Knows != All || got.Does != All || got.MSS != 1460 || got.Told != 10 || got.Window != 65160 {
+		t.Errorf("got %+v", got)
+	}
+	tb.Answered(&k, t0+1, &Answer{Asked: SACK, MSS: 1400, Window: 100}, Traffic)
+	if got := tb.Find(&k, t0+1); got.Knows != All || got.Does != All&^SACK || got.MSS != 1400 || got.Window != 100 {
+		t.Errorf("got %+v", got)
+	}
+	// What failed a client is not promised to the next, whatever a probe sees, for a while.
+	tb.Denied(&k, t0+2, Timestamps)
+	tb.Answered(&k, t0+3, &linux, Probe)
+	if got := tb.Find(&k, t0+3); got.Knows != All || got.Does != All&^Timestamps {
+		t.Errorf("after a wrong promise %+v", got)
+	}
+	tb.Answered(&k, t0+2+denied, &linux, Probe)
+	if got := tb.Find(&k, t0+2+denied); got.Does != All {
+		t.Errorf("long after a wrong promise %+v", got)
+	}
+}
+
+// A promised scale stays for longer than a cookie lives, and the one before it is known for as long.
+func TestScales(t *testing.T) {
+	tb, k := table(true), key(1)
+	scale := func(w uint8) *Answer { a := linux; a.WScale = w; return &a }
+	want := func(at int64, told, before uint8) {
+		t.Helper()
+		if got := tb.Find(&k, t0+at); got.Told != told || got.Before != before {
+			t.Errorf("after %d s told %d, before %d, not %d and %d", at, got.Told, got.Before, told, before)
+		}
+	}
+	want(0, 7, 7)
+	tb.Answered(&k, t0, scale(10), Traffic)
+	want(0, 10, 7)
+	tb.Answered(&k, t0+1, scale(0), Traffic) // a balancer with servers of two kinds
+	want(1, 10, 7)
+	want(hold, 10, 10)
+	tb.Answered(&k, t0+hold, scale(0), Traffic)
+	want(hold, 0, 10)
+	want(2*hold, 0, 0)
+	tb.Answered(&k, t0+2*hold, scale(NoWScale), Traffic)
+	want(2*hold, NoWScale, 0)
+	// Too old: what is promised again is the default, but the old promise may still be out.
+	want(2*hold+keep, 7, NoWScale)
+	tb.Answered(&k, t0+2*hold+keep, scale(3), Traffic)
+	want(2*hold+keep, 3, 7)
+}
+
+// At any time every scale that was promised within a cookie's life is among the two that the table knows, as long as the server is.
+func TestPromisesOverlap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tb, k := New(Config{Capacity: 1, WScale: 7}), key(1)
+		type promise struct {
+			at   int64
+			told uint8
+		}
+		var out []promise
+		now := int64(t0)
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			now += rapid.Int64Range(0, 100).Draw(t, "pause")
+			if rapid.Bool().Draw(t, "answer") {
+				a := linux
+				a.WScale = uint8(rapid.IntRange(0, 15).Draw(t, "scale"))
+				tb.Answered(&k, now, &a, Traffic)
+			}
+			got := tb.Find(&k, now)
+			out = append(out, promise{now, got.Told})
+			for _, p := range out {
+				if now-p.at < 128 && p.told != got.Told && p.told != got.Before {
+					t.Fatalf("promised %d %d s ago, known are %d and %d", p.told, now-p.at, got.Told, got.Before)
+				}
+			}
+		}
+	})
+}
+
+// The table never grows, and whoever scans closed ports pushes out no open one.
+func TestScanForgetsNothing(t *testing.T) {
+	tb := table(false)
+	open := 0
+	for i := range tb.Capacity() / 2 {
+		k := key(i)
+		tb.Answered(&k, t0, &linux, Traffic)
+	}
+	open = tb.Counts(t0)[Alive]
+	for i := range 100_000 {
+		k := key(1<<16 + i)
+		tb.Refused(&k, t0+1, Closed)
+	}
+	counts := tb.Counts(t0 + 1)
+	if counts[Alive] != open || counts[Closed] != tb.Capacity()-open {
+		t.Errorf("%v, were %d alive of %d", counts, open, tb.Capacity())
+	}
+	// Servers that answer push out what doesn't, and then the oldest.
+	for i := range 10_000 {
+		k := key(2<<16 + i)
+		tb.Answered(&k, t0+2, &linux, Traffic)
+	}
+	if counts := tb.Counts(t0 + 2); counts[Alive] != tb.Capacity() {
+		t.Errorf("%v", counts)
+	}
+	for i := range tb.Capacity() / 2 {
+		k := key(i)
+		if tb.Find(&k, t0+2).State != Unknown {
+			t.Fatalf("%v is still there", k.AddrPort())
+		}
+	}
+}
+
+// The table against a map, as long as nothing has to be pushed out.
+func TestAgainstMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		tb := New(Config{Capacity: 4096, WScale: 7, ClosedFor: 10 * time.Second})
+		model := map[Key]uint16{}
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			k := key(rapid.IntRange(0, 40).Draw(t, "key"))
+			if rapid.Bool().Draw(t, "write") {
+				a := linux
+				a.MSS = rapid.Uint16().Draw(t, "mss")
+				tb.Answered(&k, t0, &a, Traffic)
+				model[k] = a.MSS
+			}
+			want, ok := model[k]
+			if got := tb.Find(&k, t0); (got.State == Alive) != ok || got.MSS != want {
+				t.Fatalf("%v: %+v, want MSS %d", k.AddrPort(), got, want)
+			}
+		}
+		if n := tb.Counts(t0)[Alive]; n != len(model) {
+			t.Fatalf("%d servers, not %d", n, len(model))
+		}
+	})
+}
+
+func TestFile(t *testing.T) {
+	tb := table(true)
+	v6 := Key{Addr: stack.AddrFrom(netip.MustParseAddr("2001:db8::1")), Port: 443}
+	a, b, c := key(1), key(2), key(3)
+	tb.Answered(&a, t0, &linux, Probe)
+	none := Answer{Asked: All, Does: MSS, MSS: 536, WScale: NoWScale}
+	tb.Answered(&b, t0+5, &none, Traffic)
+	tb.Answered(&v6, t0+6, &linux, Traffic)
+	tb.Refused(&c, t0+6, Closed)
+	var text bytes.Buffer
+	if err := tb.Save(&text, t0+7); err != nil {
+		t.Fatal(err)
+	}
+	again := table(true)
+	if n, err := again.Load(bytes.NewReader(text.Bytes()), t0+8); n != 3 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	for _, k := range []Key{a, b, v6} {
+		want, got := tb.Find(&k, t0+8), again.Find(&k, t0+8)
+		if want.Before = 7; got != want {
+			t.Errorf("%v: %+v, want %+v", k.AddrPort(), got, want)
+		}
+	}
+	if got := again.Find(&c, t0+8).State; got != Unknown {
+		t.Errorf("a refusal was kept: %v", got)
+	}
+	// A day later only the later ones are young enough.
+	again = table(true)
+	if n, err := again.Load(bytes.NewReader(text.Bytes()), t0+keep+2); n != 2 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
+func TestBadFiles(t *testing.T) {
+	var good bytes.Buffer
+	tb, k := table(true), key(1)
+	tb.Answered(&k, t0, &linux, Probe)
+	if err := tb.Save(&good, t0); err != nil {
+		t.Fatal(err)
+	}
+	text := good.String()
+	replace := func(old, with string) string {
+		if !strings.Contains(text, old) {
+			t.Fatalf("no %s in %s", old, text)
+		}
+		return strings.Replace(text, old, with, 1)
+	}
+	for name, bad := range map[string]string{
+		"empty":           "",
+		"cut off":         text[:len(text)-4],
+		"two":             text + text,
+		"another version": replace(`"version":1`, `"version":2`),
+		"unknown key":     replace(`"version":1`, `"version":1,"x":1`),
+		"no port":         replace(`192.0.2.0:2`, `192.0.2.0:0`),
+		"a zone":          replace(`192.0.2.0:2`, `[fe80::1%eth0]:2`),
+		"scale":           replace(`"wscale":10`, `"wscale":16`),
+		"feature":         replace(`"knows":"mss,`, `"knows":"mms,`),
+		"does unknown":    replace(`"knows":"mss,`, `"knows":"`),
+		"source":          replace(`"probe"`, `"rumour"`),
+		"never answered":  replace(fmt.Sprintf(`"answered":%d`, t0), `"answered":0`),
+		"no JSON":         "\x00\x01",
+	} {
+		tb := table(true)
+		if n, err := tb.Load(strings.NewReader(bad), t0); n != 0 || err == nil {
+			t.Errorf("%s: %d servers, %v", name, n, err)
+		}
+		if tb.Counts(t0) != [NumStates]int{} {
+			t.Errorf("%s: something was believed", name)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add([]byte(`{"version":1,"servers":[{"server":"192.0.2.0:2","knows":"mss,wscale","does":"mss","mss":1460,"wscale":10,"window":1,"source":"probe","answered":1800000000,"probed":1}]}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		tb := table(true)
+		n, err := tb.Load(bytes.NewReader(text), t0)
+		if err != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := tb.Save(&out, t0); err != nil {
+			t.Fatal(err)
+		}
+		if m, err := table(true).Load(&out, t0); err != nil || m > n {
+			t.Errorf("%d read again as %d, %v", n, m, err)
+		}
+	})
+}
+
+func TestNoAllocations(t *testing.T) {
+	tb, k := table(true), key(1)
+	r := rand.New(rand.NewPCG(1, 2))
+	for name, f := range map[string]func(){
+		"find":     func() { tb.Find(&k, t0) },
+		"answered": func() { tb.Answered(&k, t0, &linux, Traffic) },
+		"refused":  func() { k := key(r.IntN(1 << 20)); tb.Refused(&k, t0, Closed) },
+	} {
+		if n := testing.AllocsPerRun(1000, f); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+// The SYN path: a flood at one known server, and at ports of which nothing is known.
+func BenchmarkFind(b *testing.B) {
+	tb := New(Config{Capacity: DefaultCapacity})
+	known := key(80)
+	tb.Answered(&known, t0, &linux, Traffic)
+	for name, n := range map[string]int{"known": 1, "spread": 1 << 20} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				k := key(80 + i%n)
+				tb.Find(&k, t0)
+			}
+		})
+	}
+}
