@@ -55,7 +55,7 @@
 //	0       1         layout: bit 0 set = timestamps, bit 1 set = IPv6
 //	1       1         MSS index, as in bits 30..28 of the ISN
 //	2       1         other options: bits 27..24 of the ISN, or (timestamps) 5..0 of the TSval
-//	3       1         0
+//	3       1         context, which is the caller's: 0 if there is none
 //	4       4         client ISN
 //	8       2, 2      client port, server port
 //	12      4, 4      client address, server address; IPv6: 16, 16

@@ -13,6 +13,8 @@ const maxWScale = 14
 type Tuple struct {
 	Client, Server         [16]byte
 	ClientPort, ServerPort uint16
+	// Context is anything else that the SYN-ACK depends on and that a cookie has no room for: one made with another is bad.
+	Context uint8
 }
 
 // isV6 says whether the connection is not IPv4, which it is if both addresses are v4-mapped.

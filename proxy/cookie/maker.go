@@ -163,7 +163,7 @@ const (
 // message builds the hashed message in buf, but for the client ISN, and returns the part of buf that
 // it fills.
 func message(buf *[maxMessage]byte, l layout, t *Tuple, c code) []byte {
-	buf[0], buf[1], buf[2] = byte(l), c.mss, c.rest
+	buf[0], buf[1], buf[2], buf[3] = byte(l), c.mss, c.rest, t.Context
 	binary.BigEndian.PutUint16(buf[messagePorts:], t.ClientPort)
 	binary.BigEndian.PutUint16(buf[messagePorts+2:], t.ServerPort)
 	if t.isV6() {

@@ -20,8 +20,8 @@ var tuples = []struct {
 	name string
 	t    Tuple
 }{
-	{"v4", Tuple{addr("192.0.2.7"), addr("198.51.100.1"), 49152, 443}},
-	{"v6", Tuple{addr("2001:db8::7"), addr("2001:db8:1::1"), 49152, 443}},
+	{"v4", Tuple{addr("192.0.2.7"), addr("198.51.100.1"), 49152, 443, 0}},
+	{"v6", Tuple{addr("2001:db8::7"), addr("2001:db8:1::1"), 49152, 443, 0}},
 }
 
 func addr(s string) [16]byte { return netip.MustParseAddr(s).As16() }
@@ -56,7 +56,7 @@ func drawTuple(t *rapid.T) *Tuple {
 		}
 		return netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, label))).As16()
 	}
-	return &Tuple{a("client"), a("server"), rapid.Uint16().Draw(t, "client port"), rapid.Uint16().Draw(t, "server port")}
+	return &Tuple{a("client"), a("server"), rapid.Uint16().Draw(t, "client port"), rapid.Uint16().Draw(t, "server port"), rapid.Uint8().Draw(t, "context")}
 }
 
 func drawOptions(t *rapid.T) Options {
@@ -242,7 +242,7 @@ func TestEveryBitCounts(t *testing.T) {
 				other.Server[i/8] ^= 1 << (i % 8)
 				refused("server address", i, &other, good)
 			}
-			swapped := Tuple{tuple.Server, tuple.Client, tuple.ServerPort, tuple.ClientPort}
+			swapped := Tuple{tuple.Server, tuple.Client, tuple.ServerPort, tuple.ClientPort, tuple.Context}
 			refused("direction", 0, &swapped, good)
 			for _, shift := range []uint32{2, 3, math.MaxUint32, math.MaxUint32 - 1} {
 				a := good
@@ -361,4 +361,26 @@ func TestMakerIsRedacted(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A cookie is good only in the context that it was made in.
+func TestContext(t *testing.T) {
+	layouts(t, func(t *testing.T, tuple *Tuple, timestamps bool) {
+		m := NewMaker(testSecret)
+		r := seeded(5, 5)
+		for range 1000 {
+			clientISN := r.Uint32()
+			tuple.Context = uint8(r.Uint32())
+			isn, tsval := issue(m, timestamps, now, tuple, clientISN, Options{})
+			a := Ack{Seq: clientISN + 1, Ack: isn + 1, Timestamps: timestamps, TSEcr: tsval}
+			if _, ok := m.Check(now, tuple, a); !ok {
+				t.Fatalf("refused in its own context %d", tuple.Context)
+			}
+			other := *tuple
+			other.Context ^= 1 << (r.Uint32() % 8)
+			if _, ok := m.Check(now, &other, a); ok {
+				t.Fatalf("made in context %d, accepted in %d", tuple.Context, other.Context)
+			}
+		}
+	})
 }
