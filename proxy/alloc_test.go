@@ -8,6 +8,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -130,6 +131,12 @@ func packetPaths(t testing.TB) map[string]struct {
 	bypass.proxy.policy.services[0].BypassRate = MaxBypassRate
 	signedSYN := bypass.syn()
 	copy(signedSYN[stack.VirtioLen+40:], []byte{19, 18, 18: 1, 19: 1}) // TCP-MD5 in place of its options
+	learned := newRig(t, func() Options { o := o; o.Learn = servers.All; return o }())
+	learned.open()
+	closed := newRig(t, o)
+	closed.proxy.policy.services[0].ClosedPorts = ClosedReset
+	key := servers.Key{Addr: rigServer, Port: 80}
+	closed.proxy.servers.Refused(&key, closed.now.Unix(), servers.Closed)
 	quoted := data(server, isn+1, 1001)[stack.VirtioLen:]
 	tooLong := append([]byte{0x45, 0, 0, byte(28 + len(quoted)), 0, 0, 0, 0, 64, 1, 0, 0, 203, 0, 113, 1}, quoted[12:16]...)
 	tooLong = append(append(tooLong, 3, 4, 0, 0, 0, 0, 5, 0), quoted...)
@@ -138,12 +145,15 @@ func packetPaths(t testing.TB) map[string]struct {
 		frames [][]byte
 	}
 	return map[string]path{
-		"SYN flood":        {flood, [][]byte{flood.syn()}},
-		"client to server": {spliced, [][]byte{data(client, 1001, isn+1)}},
-		"server to client": {spliced, [][]byte{data(server, 5001, 1001)}},
-		"signed SYN":       {bypass, [][]byte{signedSYN}},
-		"ICMP error":       {spliced, [][]byte{append(make([]byte, stack.VirtioLen), tooLong...)}},
-		"bad ACK":          {flood, [][]byte{data(client, 1, 2)}},
+		"SYN flood":             {flood, [][]byte{flood.syn()}},
+		"client to server":      {spliced, [][]byte{data(client, 1001, isn+1)}},
+		"server to client":      {spliced, [][]byte{data(server, 5001, 1001)}},
+		"signed SYN":            {bypass, [][]byte{signedSYN}},
+		"ICMP error":            {spliced, [][]byte{append(make([]byte, stack.VirtioLen), tooLong...)}},
+		"SYN, server known":     {learned, [][]byte{learned.syn()}},
+		"bad ACK, server known": {learned, [][]byte{learned.segment(client, stack.Segment{Seq: 1, Ack: 2, Flags: flagACK, WScale: WScaleNone})}},
+		"SYN to a closed port":  {closed, [][]byte{closed.syn()}},
+		"bad ACK":               {flood, [][]byte{data(client, 1, 2)}},
 	}
 }
 

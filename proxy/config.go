@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 )
 
 // Mode says what happens to new connections toward a service.
@@ -75,6 +76,9 @@ type Options struct {
 	// ECN promises explicit congestion notification (RFC 3168) to clients that do timestamps: only
 	// their cookie has room for it.
 	ECN bool
+	// Learn is what is promised as the server itself does it, once that is known. Until then the fields above are promised, except that
+	// WScale is then Servers' and not read.
+	Learn servers.Features
 }
 
 // DefaultOptions is right for any server, if not the best for each.
@@ -89,6 +93,8 @@ type Service struct {
 	Ports   []PortRange
 	Mode    Mode
 	Options Options
+	// ClosedPorts says what becomes of SYNs to ports that are known not to answer.
+	ClosedPorts ClosedPorts
 	// BypassRate is how many SYNs a second may go to the servers as they are, because they carry TCP-MD5, TCP-AO or an
 	// MPTCP join and can't be proxied; as many may come at once. 0 lets none through.
 	BypassRate int
@@ -125,8 +131,13 @@ type Config struct {
 	Memory func(bytes int) ([]byte, error)
 	// Secret is the master secret of the cookies.
 	Secret cookie.Secret
-	// SharedSecret says that other nodes use the secret too: ACKs are then checked even if this one has issued no cookie lately.
+	// SharedSecret says that other nodes use the secret too: ACKs are then checked even if this one has issued no cookie lately. The window
+	// scale is then not learned, because another node may not know what this one has promised.
 	SharedSecret bool
+	// Servers is what is known of the servers; nil means a small table of the Proxy's own.
+	Servers *servers.Table
+	// Probe asks for a probe of a server, whose result goes to Servers; it must not block. It is called only if Servers asks for it.
+	Probe func(servers.Key)
 }
 
 // Defaults and bounds of Config.

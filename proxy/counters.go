@@ -30,7 +30,7 @@ type counters struct {
 type serviceCounters struct {
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
 	opened, refused, unreachable, timedOut, mismatched                   counter
-	earlyHeld                                                            counter
+	earlyHeld, closedReset                                               counter
 }
 
 func newCounters(services int) *counters {
@@ -66,6 +66,7 @@ func (c *counters) addTo(s *Snapshot) {
 		to.TimedOut += from.timedOut.Load()
 		to.Mismatched += from.mismatched.Load()
 		to.EarlyHeld += from.earlyHeld.Load()
+		to.ClosedReset += from.closedReset.Load()
 	}
 	for i := range c.handshakes {
 		s.Handshake.Buckets[i] += c.handshakes[i].Load()

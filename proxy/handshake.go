@@ -5,6 +5,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -25,11 +26,16 @@ const (
 // those of the client that the service promises, so that the SYN-ACK is never larger than the SYN plus padding.
 func (w *Worker) answer(svc *service) {
 	p := &w.pkt
-	promise, offer := &svc.Options, &p.Options
+	promise, _, state := w.promise(svc, &p.Dst, p.DstPort)
+	if w.refuse(svc, state) {
+		return
+	}
+	offer := &p.Options
+	// What is learned is always asked of the server, or else it would be learned only once.
 	o := cookie.Options{
 		MSS:    offer.MSS,
 		WScale: WScaleNone,
-		SACK:   promise.SACK && offer.SACKPermitted,
+		SACK:   offer.SACKPermitted && (promise.SACK || promise.Learn.Has(servers.SACK)),
 	}
 	reply := stack.Segment{
 		Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
@@ -37,20 +43,22 @@ func (w *Worker) answer(svc *service) {
 		Flags:         flagSYN | flagACK,
 		Window:        svc.firstWindow(w.proxy.early),
 		WScale:        WScaleNone,
-		SACKPermitted: o.SACK,
+		SACKPermitted: offer.SACKPermitted && promise.SACK,
 	}
 	if offer.MSS == 0 {
-		o.MSS = defaultMSS4
-		if p.V6 {
-			o.MSS = defaultMSS6
-		}
+		o.MSS = unsaidMSS(p.V6)
 	} else {
-		reply.MSS = svc.mss(p.V6)
+		reply.MSS = svc.mss(p.V6, promise.MSS)
 	}
-	if promise.WScale != WScaleNone && offer.WScale != WScaleNone {
-		o.WScale, reply.WScale = offer.WScale, promise.WScale
+	if promise.WScale != WScaleNone || promise.Learn.Has(servers.WScale) {
+		o.WScale = offer.WScale
+		if o.WScale != WScaleNone {
+			reply.WScale = promise.WScale
+		}
 	}
-	tuple := cookie.Tuple{Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort}
+	tuple := cookie.Tuple{
+		Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort, Context: scaleContext(svc, promise.WScale),
+	}
 	if promise.Timestamps && offer.Timestamps {
 		// An AccECN SYN (RFC 9768) sets both bits too, and falls back to what a classic server answers.
 		o.ECN = promise.ECN && p.Flags.Contains(flagECE|flagCWR)
@@ -69,25 +77,32 @@ func (w *Worker) answer(svc *service) {
 }
 
 // checkCookie says whether the packet carries a valid cookie. If not, the reason says why; otherwise it is NumDropReasons.
-func (w *Worker) checkCookie(svc *service) (cookie.Valid, DropReason) {
+func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 	p := &w.pkt
 	switch {
 	case p.Flags&(flagSYN|flagRST) != 0 || !isACK(p) || !w.outstanding(svc):
-		return cookie.Valid{}, DropNoFlow
+		return returned{}, DropNoFlow
 	case p.FirstFragment:
-		return cookie.Valid{}, DropFragment
+		return returned{}, DropFragment
 	case !p.ChecksumOK():
-		return cookie.Valid{}, DropBadChecksum
+		return returned{}, DropBadChecksum
 	}
 	tuple := cookie.Tuple{Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort}
-	valid, ok := w.maker.Check(w.now.unix, &tuple, cookie.Ack{
+	a := cookie.Ack{
 		Seq: uint32(p.Seq), Ack: uint32(p.Ack),
 		Timestamps: p.Options.Timestamps, TSEcr: p.Options.TSEcr,
-	})
-	if !ok {
-		return cookie.Valid{}, DropCookieInvalid
 	}
-	return valid, NumDropReasons
+	promise, before, _ := w.promise(svc, &p.Dst, p.DstPort)
+	for _, told := range [...]uint8{promise.WScale, before} {
+		tuple.Context = scaleContext(svc, told)
+		if valid, ok := w.maker.Check(w.now.unix, &tuple, a); ok {
+			return returned{valid, told}, NumDropReasons
+		}
+		if before == told {
+			break
+		}
+	}
+	return returned{}, DropCookieInvalid
 }
 
 // outstanding says whether cookies of the service may still come back. Those that an earlier process or another
@@ -98,7 +113,7 @@ func (w *Worker) outstanding(svc *service) bool {
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and
 // sends the SYN to the server. Payload is held, as far as there is room; levee acknowledges none.
-func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *cookie.Valid) {
+func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *returned) {
 	p, f := &w.pkt, &s.flows[slot]
 	w.counters.services[svc.index].cookieValid.inc()
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
@@ -118,9 +133,9 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	}
 	c := &f.half[client]
 	c.end, c.window = f.clientISN+1, p.Window
-	if f.wscale != WScaleNone {
+	if f.wscale != WScaleNone && valid.told != WScaleNone {
 		c.scale = f.wscale
-		f.half[server].promised = svc.Options.WScale
+		f.half[server].promised = valid.told
 	}
 	c.maxWindow = uint32(p.Window) << c.scale
 	w.enter(s, slot, evHandshake)
@@ -187,6 +202,7 @@ func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
 		w.challenged(f)
 	case isRST(p):
 		w.counters.services[f.service].refused.inc()
+		w.unanswered(f, servers.Closed)
 		w.resetClient(f)
 		w.enter(s, slot, evRST)
 	case isSYN(p):
@@ -214,7 +230,7 @@ func (w *Worker) challenged(f *flow) {
 func (w *Worker) establish(s *stripe, slot uint32) {
 	p, f := &w.pkt, &s.flows[slot]
 	isn := p.Seq
-	if f.has(timestamps) && !p.Options.Timestamps || f.has(ecn) && p.Flags&(flagECE|flagCWR) != flagECE {
+	if w.learn(f) != 0 {
 		// The client was promised what the server doesn't do, and can't be told otherwise now.
 		w.counters.services[f.service].mismatched.inc()
 		rst := f.segmentTo(server)

@@ -1,6 +1,9 @@
 package proxy
 
-import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
+import (
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/proxy/servers"
+)
 
 // icmp handles a packet that isn't TCP. Only ICMP errors about segments that pass levee concern it, in two ways.
 //
@@ -61,6 +64,7 @@ func (w *Worker) icmpOpening(s *stripe, slot uint32, from side, frame []byte) {
 		w.drop(DropICMP)
 	default:
 		w.counters.services[f.service].unreachable.inc()
+		w.unanswered(f, servers.Closed)
 		w.resetClient(f)
 		w.enter(s, slot, evGiveUp)
 	}

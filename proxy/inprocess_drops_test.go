@@ -7,6 +7,7 @@ import (
 
 	"levee/proxy"
 	"levee/proxy/proxytest"
+	"levee/proxy/servers"
 	"levee/stack"
 	"levee/stack/stacktest"
 )
@@ -26,6 +27,16 @@ func TestEveryDropReason(t *testing.T) {
 	}
 	craft := func(c crafted) func(s *session) []byte {
 		return func(*session) []byte { return c.frame(v) }
+	}
+	table := servers.New(servers.Config{Capacity: 8, ClosedFor: time.Minute})
+	refusing := func(cfg *proxytest.Config) {
+		cfg.Proxy.Servers, cfg.Proxy.Services[0].ClosedPorts = table, proxy.ClosedDrop
+	}
+	// known teaches the table that the server doesn't answer, and returns a SYN.
+	known := func(s *session, how servers.State) []byte {
+		k := servers.Key{Addr: stack.AddrFrom(v.serverAddr().Addr()), Port: serverPort}
+		table.Refused(&k, s.Clock.Now().Unix(), how)
+		return crafted{flags: syn}.frame(v)
 	}
 	seen := map[proxy.DropReason]bool{}
 	for _, test := range []struct {
@@ -82,6 +93,8 @@ func TestEveryDropReason(t *testing.T) {
 			p.Ack = p.Seq
 			return proxytest.Frame(&p, nil) // an ACK of the SYN that is no SYN-ACK
 		}},
+		{proxy.DropClosed, refusing, func(s *session) []byte { return known(s, servers.Closed) }},
+		{proxy.DropSilent, refusing, func(s *session) []byte { return known(s, servers.Silent) }},
 		{proxy.DropICMP, nil, func(s *session) []byte {
 			// A server's segment of no flow is too long for a router.
 			quoted := stacktest.Segment{Src: v.serverAddr(), Dst: netip.AddrPortFrom(raw4, 4444), Seq: 1}.Packet()

@@ -9,6 +9,7 @@ import (
 	"github.com/gaissmai/bart"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -120,6 +121,9 @@ func newPolicy(cfg *Config) *policy {
 	for i := range cfg.Services {
 		s := &service{Service: cfg.Services[i], index: uint16(i), mtu: cfg.MTU}
 		s.serverWindow.Store(DefaultEarlyData)
+		if cfg.SharedSecret {
+			s.Options.Learn &^= servers.WScale
+		}
 		p.services = append(p.services, s)
 	}
 	for _, s := range p.services {
@@ -162,16 +166,16 @@ func (p *policy) find(addr *stack.Addr, port uint16) *service {
 	return nil
 }
 
-// mss is the largest segment, in bytes, that levee promises a client: never more than fits
-// the links it knows (RFC 6691).
-func (s *service) mss(v6 bool) uint16 {
+// mss is the largest segment, in bytes, that levee promises a client: what the server promises, if that is known, but never more
+// than fits the links it knows (RFC 6691).
+func (s *service) mss(v6 bool, promised uint16) uint16 {
 	headers := header.IPv4MinimumSize + header.TCPMinimumSize
 	if v6 {
 		headers = header.IPv6MinimumSize + header.TCPMinimumSize
 	}
 	most := uint16(s.mtu - headers)
-	if s.Options.MSS != 0 {
-		return min(s.Options.MSS, most)
+	if promised != 0 {
+		return min(promised, most)
 	}
 	return most
 }

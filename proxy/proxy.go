@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"levee/proxy/servers"
 )
 
 // Proxy is the SYN proxy: the services, the flow table and the workers.
@@ -14,6 +16,8 @@ type Proxy struct {
 	early  *earlyPool
 	// opening counts connections whose server has not answered.
 	opening openings
+	// servers is what is known of the servers. Its locks are taken last.
+	servers *servers.Table
 	// remembered is how long a flow lasts that has ended, or an outbound one without an answer.
 	remembered tick
 	// start is the zero of all ticks.
@@ -25,6 +29,9 @@ type Proxy struct {
 	mu      sync.Mutex
 	workers []*Worker
 }
+
+// ownServers is how many servers a Proxy remembers that was given no table.
+const ownServers = 1024
 
 // New checks the configuration and makes a Proxy whose clock starts at now. It allocates the whole flow table.
 func New(cfg Config, now time.Time) (*Proxy, error) {
@@ -38,12 +45,18 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Servers == nil {
+		cfg.Servers = servers.New(servers.Config{Capacity: ownServers, WScale: DefaultWScale, ClosedFor: servers.DefaultClosedFor})
+	}
+	if cfg.Probe == nil {
+		cfg.Probe = func(servers.Key) {}
+	}
 	early, err := newEarlyPool(cfg.EarlyPool, cfg.Memory)
 	if err != nil {
 		return nil, err
 	}
 	return &Proxy{
-		cfg: cfg, policy: newPolicy(&cfg), table: table, early: early, start: now,
+		cfg: cfg, policy: newPolicy(&cfg), table: table, early: early, servers: cfg.Servers, start: now,
 		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
 	}, nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 )
 
 // segment handles a segment of a flow, from the given side.
@@ -151,7 +152,7 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 // client that was restarted, and are anything behind an address translator. They are therefore asked only while it matters: as
 // long as a cookie from before the flow is still good, the flow lives, and there was another before it, or else
 // the flow is in use, so that the client has not been away.
-func (w *Worker) former(f *flow, valid *cookie.Valid) bool {
+func (w *Worker) former(f *flow, valid *returned) bool {
 	if f.former == fingerprintOf(seqnum.Value(valid.ISN)) {
 		return true
 	}
@@ -258,6 +259,7 @@ func (w *Worker) timeout(slot uint32) {
 	}
 	if !f.has(direct) {
 		w.counters.services[f.service].timedOut.inc()
+		w.unanswered(f, servers.Silent)
 		w.resetClient(f)
 	}
 	w.enter(s, slot, evGiveUp)

@@ -117,7 +117,7 @@ func (w *Worker) segmentSize(f *flow) int {
 			size = defaultMSS6
 		}
 	}
-	size = min(size, int(w.proxy.policy.services[f.service].mss(p.V6)))
+	size = min(size, int(w.proxy.policy.services[f.service].mss(p.V6, 0)))
 	if f.has(timestamps) {
 		size -= lenTimestamps
 	}

@@ -47,6 +47,8 @@ type ServiceSnapshot struct {
 	// Mismatched counts flows that were reset because the server does not do timestamps or ECN, which the
 	// service's options promise.
 	Mismatched uint64
+	// ClosedReset counts SYNs that got a RST because their port is known to be closed.
+	ClosedReset uint64
 	// Flows in the table now, of any state, those remembered after their end not counted.
 	Flows int
 }

@@ -42,6 +42,10 @@ const (
 	DropBadAck
 	// DropICMP: an ICMP error about no segment that can be under way, or about levee's own SYN if it ends nothing.
 	DropICMP
+	// DropClosed: a SYN to a port that is known to be closed, of a service that drops such.
+	DropClosed
+	// DropSilent: a SYN to a port that is known not to answer.
+	DropSilent
 
 	// NumDropReasons is the number of reasons.
 	NumDropReasons
@@ -65,6 +69,8 @@ var dropNames = [NumDropReasons]string{
 	DropBypassRate:    "bypass_rate",
 	DropBadAck:        "bad_ack",
 	DropICMP:          "icmp",
+	DropClosed:        "closed",
+	DropSilent:        "silent",
 }
 
 // String returns the reason's word, in snake case.
