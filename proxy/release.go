@@ -117,7 +117,8 @@ func (w *Worker) segmentSize(f *flow) int {
 			size = defaultMSS6
 		}
 	}
-	size = min(size, int(w.proxy.policy.services[f.service].mss(p.V6, 0)))
+	svc := w.proxy.policy.services[f.service]
+	size = min(size, int(svc.mss(p.V6, svc.Options.MSS)))
 	if f.has(timestamps) {
 		size -= lenTimestamps
 	}

@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "check, cleanup, flows, plan, run, status, version"
+	const verbs = "check, cleanup, flows, plan, run, servers, status, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -62,6 +62,7 @@ func TestCommandLine(t *testing.T) {
 
 		{"status without daemon", []string{"status", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
 		{"flows without daemon", []string{"flows", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
+		{"servers without daemon", []string{"servers", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
 		{"status finds no file", []string{"status", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -58,28 +57,7 @@ type lister func(f control.Filter, yield func(control.Flow) error) error
 
 // writeFlowsJSON writes an array as its elements arrive.
 func writeFlowsJSON(w io.Writer, filter control.Filter, list lister) error {
-	b := bufio.NewWriter(w)
-	separator := "[\n"
-	err := list(filter, func(f control.Flow) error {
-		text, err := json.Marshal(f)
-		if err != nil {
-			return err
-		}
-		_, _ = b.WriteString(separator) // bufio keeps its first error
-		separator = ",\n"
-		_, err = b.Write(text)
-		return err
-	})
-	if err != nil {
-		_ = b.Flush() // what has come; without the closing bracket it can't pass for all
-		return err
-	}
-	if separator == "[\n" {
-		_, _ = b.WriteString("[]\n")
-	} else {
-		_, _ = b.WriteString("\n]\n")
-	}
-	return b.Flush()
+	return writeArray(w, func(yield func(control.Flow) error) error { return list(filter, yield) })
 }
 
 // alignedRows is how many rows of a long table are aligned, and held, at a time.

@@ -17,6 +17,7 @@ type Config struct {
 	TUN     TUN
 	Routing Routing
 	Flows   Flows
+	Learn   Learn
 	// StateDir holds the control socket, the lock and what routes has to restore. Absolute.
 	StateDir string
 	// SecretFile holds the master secret of the cookies. Absolute.
@@ -63,6 +64,16 @@ type Flows struct {
 	EarlyDataMemory int
 }
 
+// Learn is how levee gets to know its servers.
+type Learn struct {
+	// Probe says that levee may send SYNs of its own to them, Rate how many a second.
+	Probe bool
+	Rate  int
+	// ClosedFor is how long a port that did not answer is not tried again; Capacity is how many addresses and ports are remembered.
+	ClosedFor time.Duration
+	Capacity  int
+}
+
 // Log is where slog starts.
 type Log struct {
 	Level slog.Level
@@ -78,6 +89,7 @@ const (
 	MaxPrefixes    = 4096 // of all services together: each costs kernel rules that are walked one by one
 	MaxPortRanges  = 256  // of one service
 	MaxPriority    = 32000
+	MaxProbeRate   = 10000
 	maxFileBytes   = 1 << 20
 	maxSocketBytes = 107 // sun_path of unix(7) less its final zero byte
 	maxIfnameBytes = 15  // IFNAMSIZ less its final zero byte

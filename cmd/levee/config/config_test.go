@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 // minimal is the shortest good configuration.
@@ -45,6 +46,7 @@ func standard() Config {
 		TUN:        TUN{Name: "tun0", TxQueueLen: 4096, Steering: true},
 		Routing:    Routing{Manage: true, Table: 7332, Priority: 7300},
 		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout, EarlyDataMemory: proxy.DefaultEarlyPool},
+		Learn:      Learn{Probe: true, Rate: 20, ClosedFor: 10 * time.Second, Capacity: servers.DefaultCapacity},
 		StateDir:   "/run/levee",
 		SecretFile: "/var/lib/levee/cookie.key",
 		Metrics:    netip.MustParseAddrPort("127.0.0.1:9742"),
@@ -53,11 +55,12 @@ func standard() Config {
 			Name:     "web",
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
 			Mode:     proxy.ModeAlways,
-			Options:  proxy.DefaultOptions(),
+			Options:  proxy.Options{WScale: proxy.DefaultWScale, SACK: true, Learn: servers.All},
 
-			BypassRate: proxy.DefaultBypassRate,
-			EarlyData:  proxy.DefaultEarlyData,
-			ServerAck:  proxy.AckUnmeasured,
+			BypassRate:  proxy.DefaultBypassRate,
+			EarlyData:   proxy.DefaultEarlyData,
+			ServerAck:   proxy.AckUnmeasured,
+			ClosedPorts: proxy.ClosedReset,
 		}},
 	}
 }
@@ -73,6 +76,7 @@ func TestEveryKey(t *testing.T) {
 tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192, steering: off}
 routing: {manage: false, table: 100, priority: 500, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
 flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m, early_data_memory: 1GiB}
+learn: {probe: false, rate: 7, closed_for: 1m, capacity: 100}
 state_dir: /tmp/levee/
 secret_file: "/etc/levee/key"
 secret_shared: true
@@ -88,13 +92,15 @@ services:
     bypass_rate: 7
     early_data: 0
     server_ack: unmeasured
-  - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}}
+    closed_ports: drop
+  - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}, closed_ports: accept}
 `)
 	want := Config{
 		TUN: TUN{Name: "levee0", MTU: 9000, Queues: 3, TxQueueLen: 8192},
 		Routing: Routing{Table: 100, Priority: 500,
 			ClientInterfaces: []string{"eth0", "eth1.5"}, ServerInterfaces: []string{"eth2"}},
 		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute, EarlyDataMemory: 1 << 30},
+		Learn:      Learn{Rate: 7, ClosedFor: time.Minute, Capacity: 100},
 		StateDir:   "/tmp/levee",
 		SecretFile: "/etc/levee/key", SecretShared: true,
 		Metrics: netip.MustParseAddrPort("[2001:db8::1]:80"),
@@ -107,15 +113,16 @@ services:
 				Mode:     proxy.ModeAlways,
 				Options:  proxy.Options{MSS: 1400, WScale: 14, Timestamps: true, ECN: true},
 
-				BypassRate: 7,
-				ServerAck:  proxy.AckUnmeasured,
+				BypassRate:  7,
+				ServerAck:   proxy.AckUnmeasured,
+				ClosedPorts: proxy.ClosedDrop,
 			},
 			{
 				Name:     "rest",
 				Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")},
 				Ports:    []proxy.PortRange{{First: 81, Last: 442}},
 				Mode:     proxy.ModeOff,
-				Options:  proxy.Options{WScale: proxy.WScaleNone, SACK: true},
+				Options:  proxy.Options{WScale: proxy.WScaleNone, SACK: true, Learn: servers.All &^ servers.WScale},
 
 				BypassRate: proxy.DefaultBypassRate,
 				EarlyData:  4096,

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 const exampleFile = "../../../docs/levee.example.yaml"
@@ -110,6 +111,8 @@ func TestExampleFileNamesItsBounds(t *testing.T) {
 		fmt.Sprintf("at most %d", MaxQueues),
 		fmt.Sprintf("%d to %d", MinTxQueueLen, MaxTxQueueLen),
 		fmt.Sprintf("bytes, %d to %d", minMSS, maxMSS),
+		fmt.Sprintf("1 to %d", MaxProbeRate),
+		fmt.Sprintf("1 to %d", servers.MaxCapacity),
 	} {
 		if !regexp.MustCompile(regexp.QuoteMeta(want)).Match(data) {
 			t.Errorf("the example doesn't say %q", want)

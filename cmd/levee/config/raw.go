@@ -30,6 +30,12 @@ type raw struct {
 		TransitoryTimeout text `mapstructure:"transitory_timeout"`
 		EarlyDataMemory   text `mapstructure:"early_data_memory"`
 	} `mapstructure:"flows"`
+	Learn struct {
+		Probe     text `mapstructure:"probe"`
+		Rate      text `mapstructure:"rate"`
+		ClosedFor text `mapstructure:"closed_for"`
+		Capacity  text `mapstructure:"capacity"`
+	} `mapstructure:"learn"`
 	StateDir   text `mapstructure:"state_dir"`
 	SecretFile text `mapstructure:"secret_file"`
 	// SecretShared is whether other nodes have the same secret.
@@ -55,12 +61,13 @@ type rawService struct {
 	Ports    words      `mapstructure:"ports"`
 	Mode     text       `mapstructure:"mode"`
 	Options  rawOptions `mapstructure:"options"`
-	// BypassRate is "" if it isn't there: the environment can't reach it.
+	// BypassRate and ClosedPorts are "" if they aren't there: the environment can't reach them.
 	BypassRate text `mapstructure:"bypass_rate"`
 	// EarlyData is "" if it isn't there: then that of the defaults counts.
 	EarlyData text `mapstructure:"early_data"`
 	// ServerAck is the same.
-	ServerAck text `mapstructure:"server_ack"`
+	ServerAck   text `mapstructure:"server_ack"`
+	ClosedPorts text `mapstructure:"closed_ports"`
 }
 
 type rawOptions struct {
@@ -88,6 +95,10 @@ var defaults = []struct{ key, value string }{
 	{"flows.idle_timeout", "2h4m"},
 	{"flows.transitory_timeout", "4m"},
 	{"flows.early_data_memory", "64MiB"},
+	{"learn.probe", "true"},
+	{"learn.rate", "20"},
+	{"learn.closed_for", "10s"},
+	{"learn.capacity", "65536"},
 	{"state_dir", "/run/levee"},
 	{"secret_file", "/var/lib/levee/cookie.key"},
 	{"secret_shared", "false"},
@@ -100,7 +111,7 @@ var defaults = []struct{ key, value string }{
 }
 
 // optionDefaults is the same for the options of a service, which the environment can't reach.
-var optionDefaults = rawOptions{MSS: auto, WScale: auto, SACK: "true", Timestamps: "false", ECN: "false"}
+var optionDefaults = rawOptions{MSS: auto, WScale: auto, SACK: auto, Timestamps: auto, ECN: auto}
 
 // auto is the word for "find out".
 const auto = "auto"

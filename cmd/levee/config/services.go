@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 var namePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
@@ -60,6 +61,8 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 		BypassRate: c.bypassRate(join(key, "bypass_rate"), r.BypassRate),
 		EarlyData:  standard.earlyData,
 		ServerAck:  standard.serverAck,
+
+		ClosedPorts: c.closedPorts(join(key, "closed_ports"), r.ClosedPorts),
 	}
 	if r.ServerAck != "" {
 		s.ServerAck = c.serverAck(join(key, "server_ack"), r.ServerAck)
@@ -181,13 +184,48 @@ func (c checker) options(key string, r rawOptions) proxy.Options {
 		}
 		return t
 	}
-	return proxy.Options{
-		MSS:        uint16(c.autoNumber(join(key, "mss"), or(r.MSS, d.MSS), minMSS, maxMSS)),
-		WScale:     c.wscale(join(key, "wscale"), or(r.WScale, d.WScale)),
-		SACK:       c.boolean(join(key, "sack"), or(r.SACK, d.SACK)),
-		Timestamps: c.boolean(join(key, "timestamps"), or(r.Timestamps, d.Timestamps)),
-		ECN:        c.boolean(join(key, "ecn"), or(r.ECN, d.ECN)),
+	o := proxy.DefaultOptions() // for servers that aren't known yet
+	if t := or(r.MSS, d.MSS); t == auto {
+		o.Learn |= servers.MSS
+	} else {
+		o.MSS = uint16(c.autoNumber(join(key, "mss"), t, minMSS, maxMSS))
 	}
+	if t := or(r.WScale, d.WScale); t == auto {
+		o.Learn |= servers.WScale
+	} else {
+		o.WScale = c.wscale(join(key, "wscale"), t)
+	}
+	for _, f := range []struct {
+		word    string
+		value   text
+		promise *bool
+		feature servers.Features
+	}{
+		{"sack", or(r.SACK, d.SACK), &o.SACK, servers.SACK},
+		{"timestamps", or(r.Timestamps, d.Timestamps), &o.Timestamps, servers.Timestamps},
+		{"ecn", or(r.ECN, d.ECN), &o.ECN, servers.ECN},
+	} {
+		switch f.value {
+		case auto:
+			o.Learn |= f.feature
+		case "true", "false":
+			*f.promise = f.value == "true"
+		default:
+			c.report(join(key, f.word), "%s is neither auto nor true nor false", shown(f.value))
+		}
+	}
+	return o
+}
+
+func (c checker) closedPorts(key string, t text) proxy.ClosedPorts {
+	if t == "" {
+		return proxy.ClosedReset
+	}
+	choice, ok := proxy.ParseClosedPorts(string(t))
+	if !ok {
+		c.report(key, "%s is unknown: use reset, drop or accept", shown(t))
+	}
+	return choice
 }
 
 func (c checker) bypassRate(key string, t text) int {
@@ -204,8 +242,6 @@ func (c checker) bypassRate(key string, t text) int {
 // wscale is at most 14 (RFC 7323 §2.2).
 func (c checker) wscale(key string, t text) uint8 {
 	switch t {
-	case auto:
-		return proxy.DefaultWScale
 	case "none":
 		return proxy.WScaleNone
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 // reporter takes note of a problem with the value of a key.
@@ -38,6 +39,12 @@ func (c checker) config(r raw) Config {
 			IdleTimeout:       c.duration("flows.idle_timeout", r.Flows.IdleTimeout),
 			TransitoryTimeout: c.duration("flows.transitory_timeout", r.Flows.TransitoryTimeout),
 			EarlyDataMemory:   c.size("flows.early_data_memory", r.Flows.EarlyDataMemory, proxy.MaxEarlyPool, proxy.DefaultEarlyPool),
+		},
+		Learn: Learn{
+			Probe:     c.boolean("learn.probe", r.Learn.Probe),
+			Rate:      c.number("learn.rate", r.Learn.Rate, 1, MaxProbeRate),
+			ClosedFor: c.duration("learn.closed_for", r.Learn.ClosedFor),
+			Capacity:  c.number("learn.capacity", r.Learn.Capacity, 1, servers.MaxCapacity),
 		},
 		StateDir:     c.path("state_dir", r.StateDir),
 		SecretFile:   c.path("secret_file", r.SecretFile),

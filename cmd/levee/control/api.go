@@ -58,6 +58,7 @@ type Service struct {
 	TimedOut      uint64 `json:"timed_out"`
 	Mismatched    uint64 `json:"mismatched"`
 	EarlyHeld     uint64 `json:"early_held"`
+	ClosedReset   uint64 `json:"closed_reset"`
 	Flows         int    `json:"flows"`
 }
 
@@ -130,7 +131,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
 			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
-			EarlyHeld: v.EarlyHeld, Flows: v.Flows,
+			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset, Flows: v.Flows,
 		})
 	}
 	for r, n := range s.Drops {

@@ -67,7 +67,17 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Flows asks for flows and calls yield for each as it arrives; an error of yield ends it and is returned.
 func (c *Client) Flows(ctx context.Context, f Filter, yield func(Flow) error) error {
 	q := url.Values{"limit": {strconv.Itoa(f.Limit)}, "service": {f.Service}, "state": {f.State}}
-	body, err := c.get(ctx, "/v1/flows?"+q.Encode())
+	return list(ctx, c, "/v1/flows?"+q.Encode(), yield)
+}
+
+// Servers asks for what is known of servers and calls yield for each as it arrives; an error of yield ends it and is returned.
+func (c *Client) Servers(ctx context.Context, yield func(Learned) error) error {
+	return list(ctx, c, "/v1/servers", yield)
+}
+
+// list calls yield for each element of an array.
+func list[T any](ctx context.Context, c *Client, path string, yield func(T) error) error {
+	body, err := c.get(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -77,15 +87,15 @@ func (c *Client) Flows(ctx context.Context, f Filter, yield func(Flow) error) er
 		return c.explain(err)
 	}
 	for dec.More() {
-		var flow Flow
-		if err := dec.Decode(&flow); err != nil {
+		var v T
+		if err := dec.Decode(&v); err != nil {
 			return c.explain(err)
 		}
-		if err := yield(flow); err != nil {
+		if err := yield(v); err != nil {
 			return err
 		}
 	}
-	if _, err := dec.Token(); err != nil { // the closing one: without it flows are missing
+	if _, err := dec.Token(); err != nil { // the closing one: without it some are missing
 		return c.explain(err)
 	}
 	return nil

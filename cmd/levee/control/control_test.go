@@ -20,19 +20,29 @@ import (
 	"go.uber.org/goleak"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fake is a daemon with as many flows as wanted.
 type fake struct {
-	status Status
-	flows  int
+	status  Status
+	flows   int
+	servers []servers.Info
 	// during, if set, is called for each flow.
 	during func(i int)
 }
 
-func (f *fake) Status() Status     { return f.status }
+func (f *fake) Status() Status { return f.status }
+func (f *fake) Servers(yield func(servers.Info) bool) {
+	for _, i := range f.servers {
+		if !yield(i) {
+			return
+		}
+	}
+}
+
 func (f *fake) Services() []string { return []string{"web", "ssh"} }
 
 func (f *fake) Flows(yield func(proxy.FlowInfo) bool) {
@@ -92,7 +102,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		snapshot.Drops[r] = uint64(r)
 	}
 	snapshot.Services = []proxy.ServiceSnapshot{{Name: "web", Mode: proxy.ModeAlways, SynReceived: 1, CookieValid: 2, CookieInvalid: 3,
-		CookieRetrans: 4, ConnReopened: 5, Opened: 6, Refused: 7, Unreachable: 11, TimedOut: 8, Mismatched: 10, Flows: 9}}
+		CookieRetrans: 4, ConnReopened: 5, Opened: 6, Refused: 7, Unreachable: 11, TimedOut: 8, Mismatched: 10, ClosedReset: 12, Flows: 9}}
 	snapshot.Workers = []proxy.WorkerSnapshot{{Received: 1, Sent: 2, ReceivedBytes: 3, SentBytes: 4}}
 	want := NewStatus(snapshot)
 	want.Version, want.UptimeSeconds, want.Ready = "v1", 61, true
@@ -219,7 +229,7 @@ func TestBadRequests(t *testing.T) {
 		{"/v1/flows?state=x", 400, `"x" is not a state: use one of opening, open, client_closed, server_closed, time_wait, reset`},
 		{"/v1/flows?limit=-1", 400, `limit "-1" is not a number: use 1 or more, or 0 for all`},
 		{"/v1/flows?limit=1e99", 400, `limit "1e99" is not a number: use 1 or more, or 0 for all`},
-		{"/v2/status", 404, `there is no GET /v2/status: use GET /v1/status or GET /v1/flows`},
+		{"/v2/status", 404, `there is no GET /v2/status: use GET /v1/status, GET /v1/flows or GET /v1/servers`},
 	} {
 		code, body := get(t, path, tt.url)
 		var f failure
@@ -357,5 +367,37 @@ func TestStranger(t *testing.T) {
 		if err := ask(); err == nil || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "another version?") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// What isn't known is null, not false.
+func TestServers(t *testing.T) {
+	client, path := serve(t, &fake{})
+	if code, body := get(t, path, "/v1/servers"); code != 200 || body != "[]\n" {
+		t.Errorf("none: %d %q", code, body)
+	}
+	client, path = serve(t, &fake{servers: []servers.Info{
+		{Server: netip.MustParseAddrPort("192.0.2.10:80"), WScale: 10, Source: servers.Probe, Age: 1500 * time.Millisecond,
+			Known: servers.Known{State: servers.Alive, Knows: servers.All, Does: servers.All &^ servers.SACK, MSS: 1460}},
+		{Server: netip.MustParseAddrPort("[2001:db8::1]:443"), WScale: servers.NoWScale,
+			Known: servers.Known{State: servers.Alive, Knows: servers.MSS | servers.WScale}},
+		{Server: netip.MustParseAddrPort("192.0.2.10:81"), Known: servers.Known{State: servers.Closed}},
+	}})
+	want := "[\n" +
+		`{"server":"192.0.2.10:80","state":"alive","mss":1460,"wscale":10,"sack":false,"timestamps":true,"ecn":true,"source":"probe","age_seconds":1.5},` + "\n" +
+		`{"server":"[2001:db8::1]:443","state":"alive","mss":0,"wscale":-1,"sack":null,"timestamps":null,"ecn":null,"source":"traffic","age_seconds":0},` + "\n" +
+		`{"server":"192.0.2.10:81","state":"closed","mss":null,"wscale":null,"sack":null,"timestamps":null,"ecn":null,"source":"traffic","age_seconds":0}` + "\n]\n"
+	if code, body := get(t, path, "/v1/servers"); code != 200 || body != want {
+		t.Errorf("%d\n%s\nwant\n%s", code, body, want)
+	}
+	n := 0
+	err := client.Servers(t.Context(), func(s Learned) error {
+		if n++; n == 1 && (s.SACK == nil || *s.SACK || *s.WScale != 10) || n == 3 && s.MSS != nil {
+			t.Errorf("%d: %+v", n, s)
+		}
+		return nil
+	})
+	if err != nil || n != 3 {
+		t.Errorf("%d servers, %v", n, err)
 	}
 }

@@ -3,6 +3,7 @@
 //
 //	GET /v1/status                              Status
 //	GET /v1/flows?service=&state=&limit=        an array of Flow, written as the table is walked
+//	GET /v1/servers                             an array of Learned
 //
 // An answer that isn't 200 is {"error": "one line"}. Fields may be added, never renamed.
 package control

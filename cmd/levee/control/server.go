@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"levee/proxy"
+	"levee/proxy/servers"
 )
 
 // Source is what the daemon tells about itself. Its methods may be called at any time, at once.
@@ -25,6 +26,8 @@ type Source interface {
 	Status() Status
 	// Flows calls yield for every flow until it returns false.
 	Flows(yield func(proxy.FlowInfo) bool)
+	// Servers calls yield for every server of which something is known until it returns false.
+	Servers(yield func(servers.Info) bool)
 	// Services are the names of the services.
 	Services() []string
 }
@@ -34,7 +37,7 @@ const (
 	requestTimeout = 5 * time.Second
 	// chunkTimeout is for the client to take one chunk of a long answer.
 	chunkTimeout = 10 * time.Second
-	chunkFlows   = 256
+	chunkItems   = 256
 )
 
 // Server answers on the control socket.
@@ -60,8 +63,9 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { serveStatus(w, source) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
+	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status or GET /v1/flows", r.Method, r.URL.Path))
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status, GET /v1/flows or GET /v1/servers", r.Method, r.URL.Path))
 	})
 	return &Server{path: path, listener: listener, http: &http.Server{
 		Handler:        mux,
@@ -123,28 +127,44 @@ func serveFlows(w http.ResponseWriter, r *http.Request, source Source) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
+	serveArray(w, func(yield func(any) bool) {
+		count := 0
+		source.Flows(func(info proxy.FlowInfo) bool {
+			if !filter.match(info) {
+				return true
+			}
+			count++
+			return yield(newFlow(info)) && count != filter.Limit // which is never 0 here
+		})
+	})
+}
+
+func serveServers(w http.ResponseWriter, source Source) {
+	serveArray(w, func(yield func(any) bool) {
+		source.Servers(func(info servers.Info) bool { return yield(newLearned(info)) })
+	})
+}
+
+func serveArray(w http.ResponseWriter, all func(yield func(any) bool)) {
 	w.Header().Set("Content-Type", "application/json")
-	if err := writeFlows(w, filter, source); err != nil {
+	if err := writeArray(w, all); err != nil {
 		panic(http.ErrAbortHandler) // so that the client sees that its array is not whole
 	}
 }
 
-// writeFlows streams: an array of a million flows is never in memory.
-func writeFlows(w http.ResponseWriter, filter Filter, source Source) error {
+// writeArray streams: an array of a million flows is never in memory.
+func writeArray(w http.ResponseWriter, all func(yield func(any) bool)) error {
 	deadline := http.NewResponseController(w)
 	buffer := bufio.NewWriterSize(w, 64<<10)
 	count := 0
 	var failed error
-	source.Flows(func(info proxy.FlowInfo) bool {
-		if !filter.match(info) {
-			return true
-		}
-		if count%chunkFlows == 0 {
+	all(func(v any) bool {
+		if count%chunkItems == 0 {
 			if failed = deadline.SetWriteDeadline(time.Now().Add(chunkTimeout)); failed != nil {
 				return false
 			}
 		}
-		text, err := json.Marshal(newFlow(info))
+		text, err := json.Marshal(v)
 		if err != nil {
 			failed = err
 			return false
@@ -156,7 +176,7 @@ func writeFlows(w http.ResponseWriter, filter Filter, source Source) error {
 		_, _ = buffer.WriteString(separator) // bufio keeps its first error
 		_, failed = buffer.Write(text)
 		count++
-		return failed == nil && count != filter.Limit // which is never 0 here
+		return failed == nil
 	})
 	if failed != nil {
 		return failed

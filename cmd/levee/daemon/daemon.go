@@ -11,8 +11,10 @@ import (
 	"levee/cmd/levee/config"
 	"levee/cmd/levee/control"
 	"levee/cmd/levee/metrics"
+	"levee/cmd/levee/prober"
 	"levee/proxy"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 	"levee/tunnel"
 )
 
@@ -27,7 +29,10 @@ type daemon struct {
 	secret cookie.Secret
 	device *tunnel.Device
 	proxy  *proxy.Proxy
-	undo   undo
+	// servers is what is known of the servers; prober is nil if they aren't probed.
+	servers *servers.Table
+	prober  *prober.Prober
+	undo    undo
 
 	ready atomic.Bool
 	// failed takes the first error of whatever runs; later ones are only logged.
@@ -52,7 +57,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openProxy, d.listenControl, d.listenMetrics, d.route,
+		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openProxy, d.listenControl, d.listenMetrics, d.route,
 	} {
 		if ctx.Err() != nil {
 			return nil // asked to stop before it was up
@@ -129,7 +134,12 @@ func (d *daemon) openTUN() (err error) {
 }
 
 func (d *daemon) openProxy() (err error) {
-	if d.proxy, err = proxy.New(proxyConfig(d.cfg, d.layout.MTU, d.secret), d.start); err != nil {
+	cfg := proxyConfig(d.cfg, d.layout.MTU, d.secret)
+	cfg.Servers = d.servers
+	if d.prober != nil {
+		cfg.Probe = d.prober.Ask
+	}
+	if d.proxy, err = proxy.New(cfg, d.start); err != nil {
 		return err
 	}
 	d.undo.add("workers", d.startWorkers())

@@ -4,7 +4,7 @@
 // Run makes things in this order and undoes them in the reverse one, whether it ends because
 // it was asked to or because a step failed:
 //
-//	claims ─▶ secret ─▶ TUN ─▶ workers ─▶ control socket ─▶ metrics port ─▶ rules and routes ─▶ ready
+//	claims ─▶ secret ─▶ TUN ─▶ knowledge of servers ─▶ workers ─▶ control socket ─▶ metrics port ─▶ rules and routes ─▶ ready
 //
 // Rules come last because from then on traffic depends on all the rest, and go first so that
 // traffic goes straight while the rest is taken down. What waits in the TUN then is still

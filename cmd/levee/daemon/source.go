@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"levee/cmd/levee/control"
+	"levee/cmd/levee/prober"
 	"levee/proxy"
+	"levee/proxy/servers"
 	"levee/tunnel"
 )
 
@@ -35,6 +37,22 @@ func (d *daemon) Status() control.Status {
 
 // Flows implements control.Source.
 func (d *daemon) Flows(yield func(proxy.FlowInfo) bool) { d.proxy.Flows(time.Now(), yield) }
+
+// Servers implements control.Source.
+func (d *daemon) Servers(yield func(servers.Info) bool) { d.servers.All(time.Now().Unix(), yield) }
+
+// ServerCounts implements metrics.Source.
+func (d *daemon) ServerCounts() [servers.NumStates]int { return d.servers.Counts(time.Now().Unix()) }
+
+// Probes implements metrics.Source.
+func (d *daemon) Probes() (n [prober.NumOutcomes]uint64) {
+	if d.prober != nil {
+		for o := range n {
+			n[o] = d.prober.Count(prober.Outcome(o))
+		}
+	}
+	return n
+}
 
 // Services implements control.Source.
 func (d *daemon) Services() []string {

@@ -6,7 +6,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"levee/cmd/levee/prober"
 	"levee/proxy"
+	"levee/proxy/servers"
 	"levee/tunnel"
 )
 
@@ -19,6 +21,9 @@ type Source interface {
 	QueueStats() []tunnel.QueueStats
 	// Rings are those of each queue's ring, none without steering.
 	Rings() ([]tunnel.RingStats, error)
+	// ServerCounts is how many servers are known by state; Probes how many probes had an outcome.
+	ServerCounts() [servers.NumStates]int
+	Probes() [prober.NumOutcomes]uint64
 	// Ready says that traffic is protected.
 	Ready() bool
 }
@@ -55,6 +60,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(timedOut, v.TimedOut, v.Name)
 		counter(mismatched, v.Mismatched, v.Name)
 		counter(earlyHeld, v.EarlyHeld, v.Name)
+		counter(closedResets, v.ClosedReset, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
 	}
 	for r, n := range s.Drops {
@@ -77,6 +83,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(workerSent, w.Sent, worker)
 		counter(workerReceivedBytes, w.ReceivedBytes, worker)
 		counter(workerSentBytes, w.SentBytes, worker)
+	}
+	for state, n := range c.source.ServerCounts() {
+		gauge(knownServers, n, servers.State(state).String())
+	}
+	for outcome, n := range c.source.Probes() {
+		counter(probes, n, prober.Outcome(outcome).String())
 	}
 	c.collectTUN(counter)
 }

@@ -15,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"levee/cmd/levee/prober"
 	"levee/proxy"
+	"levee/proxy/servers"
 	"levee/tunnel"
 )
 
@@ -28,12 +30,16 @@ type fake struct {
 
 func (f *fake) Ready() bool { return f.ready }
 
+func (f *fake) ServerCounts() [servers.NumStates]int { return [servers.NumStates]int{1, 2, 3, 4} }
+
+func (f *fake) Probes() [prober.NumOutcomes]uint64 { return [prober.NumOutcomes]uint64{5, 6, 7, 8, 9} }
+
 func (f *fake) Snapshot() proxy.Snapshot {
 	s := proxy.Snapshot{Capacity: 1000, Evicted: 21}
 	for i, name := range []string{"web", "ssh"} {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
-			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, Flows: int(n) + 9})
+			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11, Flows: int(n) + 9})
 	}
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
@@ -85,6 +91,10 @@ levee_syn_received_total{service="web"} 1
 # TYPE levee_cookie_valid_total counter
 levee_cookie_valid_total{service="ssh"} 12
 levee_cookie_valid_total{service="web"} 2
+# HELP levee_closed_resets_total SYNs that got a RST because their port is known to be closed.
+# TYPE levee_closed_resets_total counter
+levee_closed_resets_total{service="ssh"} 21
+levee_closed_resets_total{service="web"} 11
 # HELP levee_cookie_invalid_total ACKs that carried a wrong or expired cookie.
 # TYPE levee_cookie_invalid_total counter
 levee_cookie_invalid_total{service="ssh"} 13
@@ -97,7 +107,7 @@ levee_cookie_retrans_total{service="web"} 4
 # TYPE levee_conn_reopened_total counter
 levee_conn_reopened_total{service="ssh"} 15
 levee_conn_reopened_total{service="web"} 5
-# HELP levee_mismatched_total Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.
+# HELP levee_mismatched_total Flows that were reset because the server lacks timestamps or ECN, which the client was promised.
 # TYPE levee_mismatched_total counter
 levee_mismatched_total{service="ssh"} 20
 levee_mismatched_total{service="web"} 10
@@ -105,6 +115,13 @@ levee_mismatched_total{service="web"} 10
 # TYPE levee_opened_total counter
 levee_opened_total{service="ssh"} 16
 levee_opened_total{service="web"} 6
+# HELP levee_probes_total SYNs of levee's own that asked a server what it does.
+# TYPE levee_probes_total counter
+levee_probes_total{outcome="answered"} 5
+levee_probes_total{outcome="refused"} 6
+levee_probes_total{outcome="silent"} 7
+levee_probes_total{outcome="skipped"} 9
+levee_probes_total{outcome="unsent"} 8
 # HELP levee_refused_total Flows that the server reset instead of answering.
 # TYPE levee_refused_total counter
 levee_refused_total{service="ssh"} 17
@@ -117,6 +134,12 @@ levee_timed_out_total{service="web"} 8
 # TYPE levee_unreachable_total counter
 levee_unreachable_total{service="ssh"} 19
 levee_unreachable_total{service="web"} 9
+# HELP levee_servers Server addresses and ports of which something is known; unknown: no longer.
+# TYPE levee_servers gauge
+levee_servers{state="alive"} 2
+levee_servers{state="closed"} 3
+levee_servers{state="silent"} 4
+levee_servers{state="unknown"} 1
 # HELP levee_service_flows Flows in the table, those only remembered not counted.
 # TYPE levee_service_flows gauge
 levee_service_flows{service="ssh"} 19

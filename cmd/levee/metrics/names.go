@@ -20,7 +20,8 @@ var (
 	refused       = desc("refused_total", "Flows that the server reset instead of answering.", "service")
 	unreachable   = desc("unreachable_total", "Flows that an ICMP error ended before the server answered: there is no way to it.", "service")
 	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
-	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the service's options promise.", "service")
+	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the client was promised.", "service")
+	closedResets  = desc("closed_resets_total", "SYNs that got a RST because their port is known to be closed.", "service")
 	earlyHeld     = desc("early_held_total", "Segments of clients that were held until their server had answered.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
@@ -33,6 +34,9 @@ var (
 	earlyUsed     = desc("early_data_bytes", "Memory in use for what clients have sent before their servers answered.")
 	earlySize     = desc("early_data_capacity_bytes", "The most memory for what clients send before their servers answer.")
 	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
+
+	knownServers = desc("servers", "Server addresses and ports of which something is known; unknown: no longer.", "state")
+	probes       = desc("probes_total", "SYNs of levee's own that asked a server what it does.", "outcome")
 
 	tunRxDrops     = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
 	tunTxDrops     = desc("tun_tx_drops_total", "Packets for levee that found their queue of the TUN full.")

@@ -1,0 +1,238 @@
+package prober
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+
+	"levee/proxy/servers"
+	"levee/stack"
+)
+
+// Outcome is what became of a probe.
+type Outcome uint8
+
+// The outcomes.
+const (
+	// Answered with a SYN-ACK.
+	Answered Outcome = iota
+	// Refused with a RST.
+	Refused
+	// Silent: neither.
+	Silent
+	// Unsent: the kernel had no way to the server.
+	Unsent
+	// Skipped: too many were waiting.
+	Skipped
+
+	// NumOutcomes is the number of outcomes.
+	NumOutcomes
+)
+
+var outcomeNames = [NumOutcomes]string{"answered", "refused", "silent", "unsent", "skipped"}
+
+// String returns the outcome's word.
+func (o Outcome) String() string {
+	if o < NumOutcomes {
+		return outcomeNames[o]
+	}
+	return "unknown"
+}
+
+const (
+	// maxWaiting bounds the requests that wait for their turn.
+	maxWaiting = 1024
+	// tries is how many SYNs a server gets, one each wait; that is less than a Table waits before it asks again.
+	tries = 2
+	wait  = 1500 * time.Millisecond
+)
+
+// Table takes what is found out, see servers.Table.
+type Table interface {
+	Answered(k *servers.Key, now int64, a *servers.Answer, from servers.Source) (probe bool)
+	ProbeFailed(k *servers.Key, now int64, how servers.State)
+}
+
+// Prober sends probes. Ask and Count may be called from anywhere.
+type Prober struct {
+	requests chan servers.Key
+	counts   [NumOutcomes]atomic.Uint64
+	sockets  *sockets
+	interval time.Duration
+
+	// pending belongs to Run.
+	pending map[servers.Key]*probe
+}
+
+// probe is one server's.
+type probe struct {
+	isn  seqnum.Value
+	left int // SYNs
+	due  time.Time
+}
+
+// New opens the sockets, which needs CAP_NET_RAW. rate is the most probes a second.
+func New(rate int) (*Prober, error) {
+	s, err := openSockets()
+	if err != nil {
+		return nil, fmt.Errorf("open sockets for probes: %w", err)
+	}
+	return &Prober{
+		requests: make(chan servers.Key, maxWaiting), sockets: s, interval: time.Second / time.Duration(rate),
+		pending: make(map[servers.Key]*probe),
+	}, nil
+}
+
+// Ask wants a server probed. It never blocks, and allocates nothing.
+func (p *Prober) Ask(k servers.Key) {
+	select {
+	case p.requests <- k:
+	default:
+		p.counts[Skipped].Add(1)
+	}
+}
+
+// Count is how many probes had an outcome.
+func (p *Prober) Count(o Outcome) uint64 { return p.counts[o].Load() }
+
+// Close is for a Prober that is not run.
+func (p *Prober) Close() error { return p.sockets.close() }
+
+// Run sends what is asked for and tells the table, until ctx is done; then it closes the sockets and returns nil.
+func (p *Prober) Run(ctx context.Context, table Table) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	answers := make(chan answer, 16)
+	for _, c := range p.sockets.conns() {
+		group.Go(func() error {
+			defer cancel() // if it fails, all ends
+			return receive(ctx, c, answers)
+		})
+	}
+	p.loop(ctx, table, answers)
+	closed := p.sockets.close() // which ends the others
+	return errors.Join(group.Wait(), closed)
+}
+
+func (p *Prober) loop(ctx context.Context, table Table, answers <-chan answer) {
+	turn := time.NewTimer(0)
+	defer turn.Stop()
+	expire := time.NewTicker(wait / 4)
+	defer expire.Stop()
+	var next <-chan servers.Key
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-turn.C:
+			next = p.requests
+		case k := <-next:
+			if p.begin(&k) {
+				next = nil
+				turn.Reset(p.interval)
+			}
+		case a := <-answers:
+			p.answered(table, &a)
+		case now := <-expire.C:
+			p.expire(table, now)
+		}
+	}
+}
+
+// begin sends the first SYN of a probe, unless there is one already, and says whether it did.
+func (p *Prober) begin(k *servers.Key) bool {
+	if p.pending[*k] != nil {
+		return false
+	}
+	var isn [4]byte
+	_, _ = rand.Read(isn[:]) // never fails
+	q := &probe{isn: seqnum.Value(binary.BigEndian.Uint32(isn[:])), left: tries}
+	if !p.send(k, q, time.Now()) {
+		return false
+	}
+	p.pending[*k] = q
+	return true
+}
+
+func (p *Prober) send(k *servers.Key, q *probe, now time.Time) bool {
+	q.left--
+	q.due = now.Add(wait)
+	if err := p.sockets.send(k, q.isn); err != nil {
+		p.counts[Unsent].Add(1)
+		return false
+	}
+	return true
+}
+
+func (p *Prober) expire(table Table, now time.Time) {
+	for k, q := range p.pending {
+		switch {
+		case now.Before(q.due):
+		case q.left > 0 && p.send(&k, q, now):
+		default:
+			delete(p.pending, k)
+			p.counts[Silent].Add(1)
+			table.ProbeFailed(&k, now.Unix(), servers.Silent)
+		}
+	}
+}
+
+func (p *Prober) answered(table Table, a *answer) {
+	q := p.pending[a.from]
+	if q == nil || a.ack != q.isn+1 {
+		return // not to us, or forged
+	}
+	delete(p.pending, a.from)
+	now := time.Now().Unix()
+	if a.reset {
+		p.counts[Refused].Add(1)
+		table.ProbeFailed(&a.from, now, servers.Closed)
+		return
+	}
+	p.counts[Answered].Add(1)
+	table.Answered(&a.from, now, &a.what, servers.Probe)
+}
+
+// answer is a segment that a server sent to the prober's port.
+type answer struct {
+	from  servers.Key
+	ack   seqnum.Value
+	reset bool
+	what  servers.Answer
+}
+
+// receive hands on answers until the socket is closed.
+func receive(ctx context.Context, c *net.IPConn, answers chan<- answer) error {
+	// The IPv6 header that is missing in front makes one parser do for both families.
+	buffer := make([]byte, fakeHeader+maxSegment)
+	for {
+		n, from, err := c.ReadFromIP(buffer[fakeHeader:])
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("receive answers to probes: %w", err)
+		}
+		addr, ok := netip.AddrFromSlice(from.IP)
+		if !ok {
+			continue
+		}
+		if a, ok := parse(buffer[:fakeHeader+n], stack.AddrFrom(addr.Unmap())); ok {
+			select {
+			case answers <- a:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
