@@ -372,11 +372,11 @@ func TestStranger(t *testing.T) {
 
 // What isn't known is null, not false.
 func TestServers(t *testing.T) {
-	client, path := serve(t, &fake{})
-	if code, body := get(t, path, "/v1/servers"); code != 200 || body != "[]\n" {
+	_, none := serve(t, &fake{})
+	if code, body := get(t, none, "/v1/servers"); code != 200 || body != "[]\n" {
 		t.Errorf("none: %d %q", code, body)
 	}
-	client, path = serve(t, &fake{servers: []servers.Info{
+	client, path := serve(t, &fake{servers: []servers.Info{
 		{Server: netip.MustParseAddrPort("192.0.2.10:80"), WScale: 10, Source: servers.Probe, Age: 1500 * time.Millisecond,
 			Known: servers.Known{State: servers.Alive, Knows: servers.All, Does: servers.All &^ servers.SACK, MSS: 1460}},
 		{Server: netip.MustParseAddrPort("[2001:db8::1]:443"), WScale: servers.NoWScale,
