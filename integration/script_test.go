@@ -86,11 +86,12 @@ func startLeveeForScripts(t *testing.T, l *lab.Lab, o options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A script may say how the server is acknowledged; the others see each SYN once.
+	// A script may say how the server is acknowledged; the others see each SYN once, and no
+	// probe, which would be a packet that no step asks for.
 	o = maps.Clone(o)
 	serverAck := cmp.Or(o["server_ack"], "immediate")
 	delete(o, "server_ack")
-	labtest.StartLevee(t, l, path, config(o)+"    server_ack: "+serverAck+"\n")
+	labtest.StartLevee(t, l, path, config(o)+"    server_ack: "+serverAck+"\nlearn: {probe: false, closed_for: 2s}\n")
 }
 
 // scriptTable, if set, is the file that TestScripts writes a table to: what every script shows, and how levee and kernel SYNPROXY
