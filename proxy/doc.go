@@ -28,6 +28,10 @@
 // windows from the scale of the host that sent them to the scale the other was told. An ICMP error on its way to the server has Δ
 // taken off the number that it quotes; one about levee's SYN is a reset for the client.
 //
+// What the SYN-ACK promises is what the server itself does, as far as package servers has learned it from
+// SYN-ACKs and probes; a server that does less than that is made up for by rescaling windows, and for timestamps and
+// ECN, where nothing can be made up, by a reset. A port that is known not to answer gets no SYN-ACK at all.
+//
 // # Who owns what
 //
 // A Worker owns its Link, its buffers and its counters. The flow table is shared and striped:

@@ -158,6 +158,7 @@ func (p *Prober) begin(k *servers.Key) bool {
 	_, _ = rand.Read(isn[:]) // never fails
 	q := &probe{isn: seqnum.Value(binary.BigEndian.Uint32(isn[:])), left: tries}
 	if !p.send(k, q, time.Now()) {
+		p.counts[Unsent].Add(1)
 		return false
 	}
 	p.pending[*k] = q
@@ -167,11 +168,7 @@ func (p *Prober) begin(k *servers.Key) bool {
 func (p *Prober) send(k *servers.Key, q *probe, now time.Time) bool {
 	q.left--
 	q.due = now.Add(wait)
-	if err := p.sockets.send(k, q.isn); err != nil {
-		p.counts[Unsent].Add(1)
-		return false
-	}
-	return true
+	return p.sockets.send(k, q.isn) == nil
 }
 
 func (p *Prober) expire(table Table, now time.Time) {

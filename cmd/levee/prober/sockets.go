@@ -49,17 +49,17 @@ func openSockets() (_ *sockets, err error) {
 func keepPort() (fd int, port uint16, err error) {
 	// One of IPv6 keeps the port for both families.
 	fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	var any unix.Sockaddr = &unix.SockaddrInet6{}
+	var anywhere unix.Sockaddr = &unix.SockaddrInet6{}
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 	} else if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err == nil {
-		any = &unix.SockaddrInet4{}
+		anywhere = &unix.SockaddrInet4{}
 	}
 	if err != nil {
 		return -1, 0, fmt.Errorf("make a socket: %w", err)
 	}
 	var bound unix.Sockaddr
-	if err = unix.Bind(fd, any); err == nil {
+	if err = unix.Bind(fd, anywhere); err == nil {
 		bound, err = unix.Getsockname(fd)
 	}
 	if err != nil {
