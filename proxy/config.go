@@ -146,7 +146,7 @@ const (
 	DefaultIdleTimeout       = 2*time.Hour + 4*time.Minute
 	DefaultTransitoryTimeout = 4 * time.Minute
 	// DefaultBypassRate is plenty for routers and MPTCP clients, and no flood to any server; MaxBypassRate is what can be counted.
-	DefaultBypassRate, MaxBypassRate = 100, 1_000_000
+	DefaultBypassRate, MaxBypassRate = 10, 1_000_000
 	// DefaultEarlyData holds the first request of nearly every client. MaxEarlyData is the largest window of a SYN-ACK (RFC 7323 §2.2).
 	DefaultEarlyData, MaxEarlyData = 16 << 10, 65535
 	// DefaultEarlyPool holds DefaultEarlyData of 4,000 clients at once; MaxEarlyPool bounds it to 1 GiB.

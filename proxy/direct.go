@@ -1,5 +1,7 @@
 package proxy
 
+import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
+
 // Direct flows are connections whose hosts shake hands with each other, while levee only looks on: those that protected servers
 // open themselves, and those that clients open with options that no proxy can honour. Nothing in them is translated; they are
 // tracked so that their segments are not taken for strays. In the record the client is the one who opened the
@@ -52,7 +54,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 		f.set(clientLow, srcLow)
 		f.set(signed, p.Options.Signed)
 		c := &f.half[client]
-		c.end, c.window, c.maxWindow = p.Seq+1, p.Window, uint32(p.Window)
+		c.end, c.window, c.maxWindow = p.End(), p.Window, uint32(p.Window) // with TCP Fast Open a SYN has data, which may be acknowledged
 		w.enter(s, slot, evHandshake)
 		f.cookie, f.tries = p.Seq, p.Options.WScale
 	case f.has(direct) && f.from(srcLow) == client:
@@ -72,8 +74,9 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	w.out.forward(frame)
 }
 
-// takeOver gives the record of a direct flow that is over or was never acknowledged to a client that connects by way of levee, from
-// whichever end, and says whether the segment in work is its cookie.
+// takeOver gives a record to a client that connects by way of levee: that of a direct flow that is over or was never acknowledged,
+// from whichever end, or that of any flow that is over, from the end that was its server. It says whether the segment in work
+// is the client's cookie.
 func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
@@ -100,7 +103,7 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 			switch {
 			case isSYN(p):
 				w.accepted(s, slot)
-			case isRST(p) && p.Ack == f.clientISN+1:
+			case isRST(p) && f.answered(p.Ack):
 				w.enter(s, slot, evRST)
 			}
 		}
@@ -116,6 +119,12 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 	w.out.forward(frame)
 }
 
+// answered says whether an acknowledgement is the answer to the first SYN of a direct flow that is opening: of all its data, or of some
+// of them.
+func (f *flow) answered(ack seqnum.Value) bool {
+	return f.clientISN.LessThan(ack) && ack.LessThanEq(f.half[client].end)
+}
+
 // accepted learns from a SYN-ACK, if it is the answer to the first SYN or to the latest. The latter begins a new
 // connection: until then the one before may have been in use.
 func (w *Worker) accepted(s *stripe, slot uint32) {
@@ -126,7 +135,7 @@ func (w *Worker) accepted(s *stripe, slot uint32) {
 		f.half[client] = half{end: f.clientISN + 1, maxWindow: 1 << 16}
 		f.created = w.now.since
 		w.enter(s, slot, evHandshake)
-	case p.Ack != f.clientISN+1 || f.state != StateOpening:
+	case !f.answered(p.Ack) || f.state != StateOpening:
 		return
 	}
 	c := &f.half[client]

@@ -124,9 +124,13 @@ func (f *flow) from(srcLow bool) side {
 // were larger than any we saw (netfilter's MAXACKWINCONST).
 const minAckWindow = 66000
 
+// maxUnseen is how many bytes of a segment levee may not have seen: of one in fragments it sees the first.
+const maxUnseen = 1 << 16
+
 // plausible says whether a segment from side s, whose acknowledgement is ack in the numbers of the record, can belong to this
 // incarnation of the connection: its data within the window its receiver ever offered, its
-// acknowledgement within what the peer has sent (the bounds of netfilter's tcp_in_window()).
+// acknowledgement within what the peer has sent (the bounds of netfilter's tcp_in_window()), or a segment
+// beyond what levee has seen of that. Without the latter a flow whose last segment came in fragments would be out of step for good.
 func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 	from, to := &f.half[s], &f.half[s.peer()]
 	lowest := from.end - seqnum.Value(max(to.maxWindow, 1))
@@ -138,7 +142,7 @@ func (f *flow) plausible(s side, p *stack.Packet, ack seqnum.Value) bool {
 		return true
 	}
 	oldest := to.end - seqnum.Value(max(from.maxWindow, minAckWindow))
-	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end)
+	return oldest.LessThanEq(ack) && ack.LessThanEq(to.end+maxUnseen)
 }
 
 // inFlight says whether a sequence number of side s, as it sent it, can be of a segment that is on its way: within what it has sent,
@@ -164,6 +168,9 @@ func (f *flow) observe(s side, p *stack.Packet, ack seqnum.Value) {
 	}
 	if isACK(p) && h.ack.LessThan(ack) {
 		h.ack = ack
+		if peer := &f.half[s.peer()]; peer.end.LessThan(ack) {
+			peer.end = ack
+		}
 	}
 	h.window = p.Window
 	h.maxWindow = max(h.maxWindow, uint32(p.Window)<<h.scale)

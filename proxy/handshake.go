@@ -179,7 +179,8 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 		}
 	case p.ChecksumOK():
 		// The latest window and timestamp, for the ACK to the server.
-		f.half[client].window = p.Window
+		c := &f.half[client]
+		c.window, c.maxWindow = p.Window, max(c.maxWindow, uint32(p.Window)<<c.scale)
 		if p.Options.Timestamps {
 			f.clientTSVal = p.Options.TSVal
 		}

@@ -34,6 +34,9 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 	if from == client {
 		ack -= seqnum.Value(f.delta)
 	}
+	if from == server && f.state.Ended() && w.takeOver(s, slot, from) {
+		return
+	}
 	plausible := f.plausible(from, p, ack)
 	if from == client && (!plausible || f.state.Ended() || f.unexpected(p)) && w.reopen(s, slot) {
 		return
@@ -92,6 +95,7 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 		w.drop(DropNoFlow)
 	case !p.ChecksumOK():
 		w.drop(DropBadChecksum)
+	case from == server && f.state.Ended() && w.takeOver(s, slot, from):
 	case from == server && isACK(p) && p.Ack == f.clientISN+1:
 		// A late SYN-ACK: the client has gone.
 		w.resetServer(f)

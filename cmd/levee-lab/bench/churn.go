@@ -31,8 +31,8 @@ type ChurnConfig struct {
 }
 
 const (
-	// Remembrance is how long levee remembers a closed flow: a cookie's lifetime.
-	Remembrance = 128 * time.Second
+	// Remembrance is how long levee remembers a closed flow: its transitory time-out.
+	Remembrance = 4 * time.Minute
 	// churnRate is more connections a second than a few cores manage.
 	churnRate = 40_000
 	// churnWindow is how many handshakes and farewells are under way: no more than fit into a queue of the TUN.
