@@ -194,6 +194,10 @@ func TestScanForgetsNothing(t *testing.T) {
 		k := key(2<<16 + i)
 		tb.Answered(&k, t0+2, &linux, Traffic)
 	}
+	for i := range 10_000 {
+		k := key(3<<16 + i)
+		tb.Refused(&k, t0+2, Closed)
+	}
 	if counts := tb.Counts(t0 + 2); counts[Alive] != tb.Capacity() {
 		t.Errorf("%v", counts)
 	}
