@@ -108,8 +108,8 @@ var measures = []measure{
 	{name: "syn", prepare: (*bench).prepareSYN, before: (*bench).beforeSYN, run: (*bench).runSYN},
 	{name: "bulk", run: (*bench).runBulk},
 	{name: "conn", run: (*bench).runConn},
-	{name: "ttfb", before: (*bench).beforeTTFB, run: (*bench).runTTFB},
 	{name: "download", run: (*bench).runDownload},
+	{name: "ttfb", before: (*bench).beforeTTFB, run: (*bench).runTTFB},
 }
 
 // Run builds a lab, measures and takes the lab down. What could not be measured is in the report; the error is for a

@@ -27,10 +27,10 @@ type download struct {
 
 // downloads are all kinds: a transfer that is over while the sender still finds out how fast it may go, and one that goes on.
 var downloads = []download{
-	{"download-bbr-1", "download of 1 MiB, 50 ms away, BBR", "bbr", 1 << 20, 5},
-	{"download-cubic-1", "download of 1 MiB, 50 ms away, CUBIC", "cubic", 1 << 20, 5},
-	{"download-bbr-20", "download of 20 MiB, 50 ms away, BBR", "bbr", 20 << 20, 2},
-	{"download-cubic-20", "download of 20 MiB, 50 ms away, CUBIC", "cubic", 20 << 20, 2},
+	{"download-bbr-1", "download of 1 MiB, 50 ms away, BBR", "bbr", 1 << 20, 3},
+	{"download-cubic-1", "download of 1 MiB, 50 ms away, CUBIC", "cubic", 1 << 20, 3},
+	{"download-bbr-20", "download of 20 MiB, 50 ms away, BBR", "bbr", 20 << 20, 1},
+	{"download-cubic-20", "download of 20 MiB, 50 ms away, CUBIC", "cubic", 20 << 20, 1},
 }
 
 // downloadFigures are what downloads are reported as.
