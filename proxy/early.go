@@ -15,6 +15,8 @@ type earlyPool struct {
 	chunks []chunk
 	// used is how many chunks are in chains. It is written with mu locked, and read at any time.
 	used atomic.Int64
+	// Whoever promises windows shares no cache line with those who take chunks.
+	_ [64]byte
 
 	// mu guards what follows, and next of the chunks that are free. The chunks of a chain belong to whoever has its flow's stripe locked.
 	mu sync.Mutex

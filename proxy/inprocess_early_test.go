@@ -28,8 +28,12 @@ func early(v variant) proxytest.Config {
 // wantHeld checks how many bytes of early data are held in all; -1 is any number but none.
 func wantHeld(t *testing.T, n *proxytest.Network, want int) {
 	t.Helper()
-	if got := n.Proxy.Snapshot().EarlyUsed; got != want && (want >= 0 || got == 0) {
+	snapshot := n.Proxy.Snapshot()
+	if got := snapshot.EarlyUsed; got != want && (want >= 0 || got == 0) {
 		t.Errorf("%d bytes of the pool are in use, not %d", got, want)
+	}
+	if got, want := n.Proxy.Openings(), snapshot.Flows[proxy.StateOpening]; got != want {
+		t.Errorf("%d connections are opening, %d by server", want, got)
 	}
 }
 
@@ -355,6 +359,7 @@ func TestEarlyDataImpaired(t *testing.T) {
 			cfg := randomConfig(seed, r, v)
 			cfg.Proxy.EarlyPool = r.IntN(100_000)
 			cfg.Proxy.Services[0].EarlyData = r.IntN(proxy.MaxEarlyData)
+			cfg.Proxy.Services[0].ServerAck = proxy.ServerAck(r.IntN(2))
 			cfg.ServerLatency = time.Duration(r.IntN(400)) * time.Millisecond
 			s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
 			type stream struct {

@@ -26,6 +26,7 @@ func TestRandomImpairments(t *testing.T) {
 			}
 			s.Advance(idle + soon)
 			wantEmpty(t, s)
+			wantHeld(t, s.Network, 0)
 		})
 	}
 }
