@@ -187,6 +187,14 @@ func TestEarlyRelease(t *testing.T) {
 				}
 				s.wantState(test.state)
 				wantHeld(t, s.Network, 0)
+				if n := len(test.want); n > 0 && test.state == proxy.StateOpen {
+					// The record knows where the client's data ended: a RST there is exact.
+					p := c.segment(test.want[n-1].at + test.want[n-1].n)
+					p.Flags = rst
+					c.Send(&p, nil)
+					s.Advance(20 * time.Millisecond)
+					s.wantState(proxy.StateReset)
+				}
 			})
 		})
 	}
