@@ -84,14 +84,15 @@ func TestPlausible(t *testing.T) {
 			{"a window ago", client, base + 500, 0, base + 70000, true},
 			{"longer ago", client, base + 499, 0, base + 70000, false},
 			{"keep-alive", client, base + 999, 0, base + 70000, true},
-			{"acknowledges what was not sent", client, base + 1000, 0, base + 70001, false},
+			{"acknowledges what levee may not have seen", client, base + 1000, 0, base + 70000 + 65536, true},
+			{"acknowledges what was not sent", client, base + 1000, 0, base + 70000 + 65537, false},
 			{"old acknowledgement", client, base + 1000, 0, base, true},
 			{"too old acknowledgement", client, base + 1000, 0, base - 40000, false},
 			{"the server's oldest acknowledgement", server, base + 70000, 0, base + 1000 - 66000, true},
 			{"the server's older acknowledgement", server, base + 70000, 0, base + 1000 - 66001, false},
 			{"server data", server, base + 70000, 60000, base + 1000, true},
 			{"server beyond the window", server, base + 170001, 1, base + 1000, false},
-			{"server acknowledges too much", server, base + 70000, 0, base + 1001, false},
+			{"server acknowledges too much", server, base + 70000, 0, base + 1000 + 65537, false},
 		}
 		for _, tt := range tests {
 			p := &stack.Packet{Seq: tt.seq, Ack: tt.ack, PayloadLen: tt.len, Flags: header.TCPFlagAck}
