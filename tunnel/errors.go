@@ -37,6 +37,15 @@ func explainOpen(err error) error {
 	return r
 }
 
+// explainBPF turns an error of the bpf system call into one line, short enough for a table. That of a missing right gets
+// its remedy in place of the library's, which is about kernels of before 2020.
+func explainBPF(what string, err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return &remedied{what: "BPF", err: unix.EPERM, remedy: "run as root or with CAP_BPF"}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // explainAttach turns an error of TUNSETIFF into one line with a remedy.
 func explainAttach(name string, err error) error {
 	r := &remedied{what: "make interface " + name, err: err}

@@ -84,15 +84,39 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// TestOpenWithoutBPF: a device is opened all the same, and says in a few words why it doesn't steer.
+func TestOpenWithoutBPF(t *testing.T) {
+	ns := newNamespace(t)
+	ns.do(t, func() error {
+		return without(func() error {
+			d, err := Open(Config{Name: "levee0", MTU: 1500, Queues: 3, Steering: true})
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			wantOneLine(t, d.Steering(), "BPF: operation not permitted: run as root or with CAP_BPF")
+			if rings, err := d.Rings(); rings != nil || err != nil {
+				t.Errorf("rings %v, %v without steering", rings, err)
+			}
+			return nil
+		}, unix.CAP_BPF, unix.CAP_SYS_ADMIN)
+	})
+}
+
 // withoutNetAdmin calls f on a thread that may do everything but CAP_NET_ADMIN.
-func withoutNetAdmin(f func() error) error {
+func withoutNetAdmin(f func() error) error { return without(f, unix.CAP_NET_ADMIN) }
+
+// without calls f on a thread that may do everything but what takes these capabilities.
+func without(f func() error, capabilities ...int) error {
 	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var had [2]unix.CapUserData
 	if err := unix.Capget(&head, &had[0]); err != nil {
 		return fmt.Errorf("prepare: capget: %w", err)
 	}
 	less := had
-	less[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	for _, c := range capabilities {
+		less[c/32].Effective &^= 1 << (c % 32)
+	}
 	if err := unix.Capset(&head, &less[0]); err != nil {
 		return fmt.Errorf("prepare: capset: %w", err)
 	}

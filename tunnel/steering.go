@@ -36,14 +36,14 @@ func newSteering(queues int) (*steering, error) {
 	if s.chosen, err = ebpf.NewMap(&ebpf.MapSpec{
 		Name: "levee_queues", Type: ebpf.PerCPUArray, KeySize: 4, ValueSize: 8, MaxEntries: uint32(queues),
 	}); err != nil {
-		return nil, fmt.Errorf("make a BPF map: %w", err)
+		return nil, explainBPF("make a BPF map", err)
 	}
 	if s.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "levee_steering", Type: ebpf.SocketFilter, License: "Apache-2.0",
 		Instructions: steeringProgram(queues, int32(binary.LittleEndian.Uint32(seed[:])), s.chosen.FD()),
 	}); err != nil {
 		s.close()
-		return nil, fmt.Errorf("load a BPF program: %w", err)
+		return nil, explainBPF("load a BPF program", err)
 	}
 	return s, nil
 }
