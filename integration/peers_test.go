@@ -247,7 +247,7 @@ func TestSSH(t *testing.T) {
 
 		// In turn, so that both meet the same machine, which may be busy with something else: a round that was disturbed is
 		// repeated. What levee caused would be there each time.
-		const tries, rounds = 50, 3
+		const tries, rounds = 50, 5
 		for round := range rounds {
 			var direct, through []time.Duration
 			for range tries {
