@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,15 +36,7 @@ type earlyStatus struct {
 
 func (p *protected) earlyStatus(t *testing.T) (s earlyStatus) {
 	t.Helper()
-	var out strings.Builder
-	c := p.levee.Command(t.Context(), "status", "-o", "json")
-	c.Stdout = &out
-	if err := c.Run(); err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal([]byte(out.String()), &s); err != nil {
-		t.Fatal(err)
-	}
+	p.status(t, &s)
 	return s
 }
 

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,29 +14,7 @@ import (
 	"levee/integration/lab/labtest"
 )
 
-// binary is the levee to test: what LEVEE_BINARY names, or one built for this run.
-var binary = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("LEVEE_BINARY"); path != "" {
-		return path, nil
-	}
-	dir, err := os.MkdirTemp("", "levee-integration-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "levee")
-	if out, err := exec.Command("go", "build", "-o", path, "levee/cmd/levee").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build levee: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := binary(); err == nil && os.Getenv("LEVEE_BINARY") == "" {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // options are a service's options as the configuration writes them.
 type options map[string]string
@@ -83,7 +59,7 @@ func protectLab(t *testing.T, cfg lab.Config, o options) *protected {
 func protectYAML(t *testing.T, cfg lab.Config, yaml string) *protected {
 	t.Helper()
 	l := labtest.New(t, cfg)
-	path, err := binary()
+	path, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -157,7 +157,7 @@ func TestUnprotectedNeighbour(t *testing.T) {
 	if err := tryConnect(t, l.Servers[0], l.Servers[1], 80); err != nil {
 		t.Fatalf("without levee: %v", err)
 	}
-	path, err := binary()
+	path, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,7 +82,7 @@ func runScripts(t *testing.T, list []*script.Script, vouched bool, start func(*t
 
 func startLeveeForScripts(t *testing.T, l *lab.Lab, o options) {
 	t.Helper()
-	path, err := binary()
+	path, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}

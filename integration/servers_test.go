@@ -190,7 +190,7 @@ func TestNothingToConfigure(t *testing.T) {
 		}
 		speed[e] = took
 	})
-	path, err := binary()
+	path, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestPortScan(t *testing.T) {
 		if !maps.Equal(want, map[int]string{22: "open", 80: "open"}) {
 			t.Fatalf("without levee: %v", want)
 		}
-		path, err := binary()
+		path, err := labtest.Binary()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -112,10 +112,7 @@ func (w *Worker) segmentSize(f *flow) int {
 	p := &w.pkt
 	size := int(p.Options.MSS)
 	if size == 0 {
-		size = defaultMSS4
-		if p.V6 {
-			size = defaultMSS6
-		}
+		size = int(unsaidMSS(p.V6))
 	}
 	svc := w.proxy.policy.services[f.service]
 	size = min(size, int(svc.mss(p.V6, svc.Options.MSS)))

@@ -18,7 +18,7 @@ import (
 // levee has seen every connection. levee-lab churn is the large one, which takes a quarter of an hour.
 func TestChurn(t *testing.T) {
 	labtest.RequireRoot(t)
-	binary, err := daemonBinary()
+	binary, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestChurn(t *testing.T) {
 // A table that is too small makes room by forgetting, and the report says so.
 func TestChurnInASmallTable(t *testing.T) {
 	labtest.RequireRoot(t)
-	binary, err := daemonBinary()
+	binary, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}

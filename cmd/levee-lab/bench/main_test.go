@@ -1,49 +1,19 @@
 package bench
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"levee/integration/lab/labtest"
 )
 
-// daemonBinary is the levee to test: what LEVEE_BINARY names, or one built for this run.
-var daemonBinary = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("LEVEE_BINARY"); path != "" {
-		return path, nil
-	}
-	dir, err := os.MkdirTemp("", "levee-bench-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "levee")
-	if out, err := exec.Command("go", "build", "-o", path, "levee/cmd/levee").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build levee: %w\n%s", err, out)
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	built := false
-	build := daemonBinary
-	daemonBinary = func() (string, error) { built = true; return build() }
-	code := m.Run()
-	if path, err := build(); built && err == nil && os.Getenv("LEVEE_BINARY") == "" {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // newBench is a bench with a lab and all contenders, that measures next to nothing.
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	labtest.RequireRoot(t)
-	binary, err := daemonBinary()
+	binary, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}
