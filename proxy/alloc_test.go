@@ -65,6 +65,16 @@ func newRig(t testing.TB, o Options) *rig {
 	return &rig{t, p, p.NewWorker(link), link, now}
 }
 
+// change reloads with the service changed.
+func (r *rig) change(edit func(*Service)) {
+	cfg := r.proxy.cfg
+	cfg.Services = []Service{r.proxy.policy.Load().services[0].Service}
+	edit(&cfg.Services[0])
+	if err := r.proxy.Reload(cfg, r.now); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 // step gives the worker frames and returns what it sent last.
 func (r *rig) step(frames ...[]byte) stack.Packet {
 	r.link.in = frames
@@ -128,13 +138,13 @@ func packetPaths(t testing.TB) map[string]struct {
 		})
 	}
 	bypass := newRig(t, o)
-	bypass.proxy.policy.services[0].BypassRate = MaxBypassRate
+	bypass.change(func(s *Service) { s.BypassRate = MaxBypassRate })
 	signedSYN := bypass.syn()
 	copy(signedSYN[stack.VirtioLen+40:], []byte{19, 18, 18: 1, 19: 1}) // TCP-MD5 in place of its options
 	learned := newRig(t, func() Options { o := o; o.Learn = servers.All; return o }())
 	learned.open()
 	closed := newRig(t, o)
-	closed.proxy.policy.services[0].ClosedPorts = ClosedReset
+	closed.change(func(s *Service) { s.ClosedPorts = ClosedReset })
 	key := servers.Key{Addr: rigServer, Port: 80}
 	closed.proxy.servers.Refused(&key, closed.now.Unix(), servers.Closed)
 	quoted := data(server, isn+1, 1001)[stack.VirtioLen:]

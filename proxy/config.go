@@ -140,6 +140,14 @@ type Config struct {
 	Probe func(servers.Key)
 }
 
+// largestEarly is the most bytes that a service may hold of a client.
+func (c *Config) largestEarly() int {
+	if c.EarlyPool == 0 {
+		return 0
+	}
+	return MaxEarlyData
+}
+
 // Defaults and bounds of Config.
 const (
 	DefaultCapacity          = 1 << 20

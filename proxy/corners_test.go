@@ -35,7 +35,7 @@ func TestTimeOutsDoNotWait(t *testing.T) {
 		k := key(i)
 		hash := p.table.hash.of(&k)
 		s := p.table.stripe(hash)
-		slot, _ := s.insert(&k, hash, p.evict)
+		slot, _ := s.insert(&k, hash, w.evict)
 		w.enter(s, slot, evHandshake)
 	}
 	step := func(wait time.Duration) time.Duration {
@@ -74,7 +74,7 @@ func TestEveryStripeTimesOut(t *testing.T) {
 		k := key(i)
 		hash := p.table.hash.of(&k)
 		s := p.table.stripe(hash)
-		slot, ok := s.insert(&k, hash, p.evict)
+		slot, ok := s.insert(&k, hash, r.worker.evict)
 		if !ok {
 			t.Fatal("full")
 		}
@@ -110,7 +110,7 @@ func TestFindService(t *testing.T) {
 		{Name: "host", Prefixes: prefix("192.0.2.9/32"), Ports: []PortRange{{443, 443}, {8000, 8100}}},
 		{Name: "six", Prefixes: prefix("2001:db8::/64")},
 	}}
-	p := newPolicy(&cfg)
+	p := newPolicy(&cfg, &policy{}, newRoster(), 0, 0)
 	for _, tt := range []struct {
 		addr string
 		port uint16
@@ -202,7 +202,7 @@ func TestExactReset(t *testing.T) {
 // TestModeOffTracksNothing forwards whatever comes, either way, and keeps no record of it.
 func TestModeOffTracksNothing(t *testing.T) {
 	r := newRig(t, DefaultOptions())
-	r.proxy.policy.services[0].Mode = ModeOff
+	r.change(func(s *Service) { s.Mode = ModeOff })
 	for i, frame := range [][]byte{
 		r.syn(),
 		r.segment(server, stack.Segment{Seq: 1, Ack: 1001, Flags: flagSYN | flagACK, WScale: WScaleNone}),
@@ -276,7 +276,7 @@ func TestTouchKeepsOrder(t *testing.T) {
 	s := &r.proxy.table.stripes[0]
 	for i := range slots {
 		k := key(i)
-		slots[i], _ = s.insert(&k, r.proxy.table.hash.of(&k), r.proxy.evict)
+		slots[i], _ = s.insert(&k, r.proxy.table.hash.of(&k), r.worker.evict)
 		r.worker.now.tick++
 		r.worker.enter(s, slots[i], evHandshake)
 		r.worker.enter(s, slots[i], evRST)

@@ -13,10 +13,9 @@ func (c *counter) inc() { c.Add(1) }
 
 // counters are one worker's. They lie in an allocation of their own, padded, so that no two workers write to one cache line.
 type counters struct {
-	_        [64]byte
-	drops    [NumDropReasons]counter
-	passed   [NumPassReasons]counter
-	services []serviceCounters
+	_      [64]byte
+	drops  [NumDropReasons]counter
+	passed [NumPassReasons]counter
 
 	received, sent           counter
 	receivedBytes, sentBytes counter
@@ -26,17 +25,13 @@ type counters struct {
 	_            [64]byte
 }
 
-// serviceCounters is what ServiceSnapshot says.
+// serviceCounters is what ServiceSnapshot says, as one worker has counted it. It is padded like counters.
 type serviceCounters struct {
+	_                                                                    [64]byte
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
 	opened, refused, unreachable, timedOut, mismatched                   counter
 	earlyHeld, closedReset                                               counter
-}
-
-func newCounters(services int) *counters {
-	// One more at each end: the elements at the edges share no line with a stranger's.
-	padded := make([]serviceCounters, services+2)
-	return &counters{services: padded[1 : services+1]}
+	_                                                                    [64]byte
 }
 
 func (c *counters) handshake(d time.Duration) {
@@ -45,28 +40,29 @@ func (c *counters) handshake(d time.Duration) {
 	c.handshakeSum.Add(uint64(d))
 }
 
-// addTo sums the worker's counters into a snapshot whose services are there already.
+// addTo adds a worker's counters to those of the service.
+func (c *serviceCounters) addTo(s *ServiceSnapshot) {
+	s.SynReceived += c.synReceived.Load()
+	s.CookieValid += c.cookieValid.Load()
+	s.CookieInvalid += c.cookieInvalid.Load()
+	s.CookieRetrans += c.cookieRetrans.Load()
+	s.ConnReopened += c.connReopened.Load()
+	s.Opened += c.opened.Load()
+	s.Refused += c.refused.Load()
+	s.Unreachable += c.unreachable.Load()
+	s.TimedOut += c.timedOut.Load()
+	s.Mismatched += c.mismatched.Load()
+	s.EarlyHeld += c.earlyHeld.Load()
+	s.ClosedReset += c.closedReset.Load()
+}
+
+// addTo adds the worker's counters to a snapshot, but for those of services.
 func (c *counters) addTo(s *Snapshot) {
 	for i := range c.drops {
 		s.Drops[i] += c.drops[i].Load()
 	}
 	for i := range c.passed {
 		s.Passed[i] += c.passed[i].Load()
-	}
-	for i := range c.services {
-		from, to := &c.services[i], &s.Services[i]
-		to.SynReceived += from.synReceived.Load()
-		to.CookieValid += from.cookieValid.Load()
-		to.CookieInvalid += from.cookieInvalid.Load()
-		to.CookieRetrans += from.cookieRetrans.Load()
-		to.ConnReopened += from.connReopened.Load()
-		to.Opened += from.opened.Load()
-		to.Refused += from.refused.Load()
-		to.Unreachable += from.unreachable.Load()
-		to.TimedOut += from.timedOut.Load()
-		to.Mismatched += from.mismatched.Load()
-		to.EarlyHeld += from.earlyHeld.Load()
-		to.ClosedReset += from.closedReset.Load()
 	}
 	for i := range c.handshakes {
 		s.Handshake.Buckets[i] += c.handshakes[i].Load()

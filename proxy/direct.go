@@ -24,7 +24,7 @@ func (w *Worker) outbound(svc *service, frame []byte) {
 // have to change, or one that joins an MPTCP connection, of which only the server knows (RFC 8684 §3.2). It goes to
 // the server at a bounded rate.
 func (w *Worker) bypass(svc *service, frame []byte) {
-	if !svc.bypassed.take(w.now.since, svc.BypassRate) {
+	if !svc.state.bypassed.take(w.now.since, svc.BypassRate) {
 		w.drop(DropBypassRate)
 		return
 	}
@@ -42,7 +42,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	slot, found := s.find(&key, hash)
 	if !found {
 		var ok bool
-		if slot, ok = s.insert(&key, hash, w.proxy.evict); !ok {
+		if slot, ok = s.insert(&key, hash, w.evict); !ok {
 			w.drop(DropTableFull)
 			return
 		}
@@ -50,7 +50,8 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	f := &s.flows[slot]
 	switch {
 	case !live(f.state):
-		*f = flow{key: f.key, state: f.state, service: svc.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
+		w.assign(f, svc)
+		*f = flow{key: f.key, state: f.state, service: svc.state.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
 		f.set(clientLow, srcLow)
 		f.set(signed, p.Options.Signed)
 		c := &f.half[client]
@@ -79,8 +80,8 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 // is the client's cookie.
 func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 	p, f := &w.pkt, &s.flows[slot]
-	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
-	if svc == nil || svc.Mode == ModeOff {
+	svc := w.policy.find(&p.Dst, p.DstPort)
+	if !svc.protected() {
 		return false
 	}
 	valid, reason := w.checkCookie(svc)

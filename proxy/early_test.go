@@ -243,7 +243,7 @@ func TestNoAllocationsForEarlyData(t *testing.T) {
 	o := DefaultOptions()
 	o.Timestamps = true
 	r := newRig(t, o)
-	r.proxy.policy.services[0].EarlyData = DefaultEarlyData
+	r.change(func(s *Service) { s.EarlyData = DefaultEarlyData })
 	r.proxy.early = newTestPool(t, 1<<20)
 	r.worker.out = newOutput(r.link, r.worker.counters, DefaultEarlyData)
 	const runs = 100

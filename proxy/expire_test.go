@@ -36,7 +36,7 @@ func TestTimeoutsSendUnlocked(t *testing.T) {
 		k := key(i)
 		hash := r.proxy.table.hash.of(&k)
 		s := r.proxy.table.stripe(hash)
-		slot, ok := s.insert(&k, hash, r.proxy.evict)
+		slot, ok := s.insert(&k, hash, r.worker.evict)
 		if !ok {
 			t.Fatal("full")
 		}

@@ -71,8 +71,8 @@ func (w *Worker) answer(svc *service) {
 	} else {
 		reply.Seq = seqnum.Value(w.maker.Issue(w.now.unix, &tuple, uint32(p.Seq), o))
 	}
-	svc.gate.Issued(w.now.unix)
-	w.counters.services[svc.index].synReceived.inc()
+	svc.state.gate.Issued(w.now.unix)
+	w.count(svc).synReceived.inc()
 	w.out.build(&reply)
 }
 
@@ -108,18 +108,19 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 // outstanding says whether cookies of the service may still come back. Those that an earlier process or another
 // node issued are not known.
 func (w *Worker) outstanding(svc *service) bool {
-	return w.now.tick < cookieLifetime || w.proxy.cfg.SharedSecret || svc.gate.Open(w.now.unix)
+	return w.now.tick < cookieLifetime || w.proxy.cfg.SharedSecret || svc.state.gate.Open(w.now.unix)
 }
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and
 // sends the SYN to the server. Payload is held, as far as there is room; levee acknowledges none.
 func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *returned) {
 	p, f := &w.pkt, &s.flows[slot]
-	w.counters.services[svc.index].cookieValid.inc()
+	w.count(svc).cookieValid.inc()
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
 	w.forget(f)
+	w.assign(f, svc)
 	*f = flow{
-		key: f.key, state: f.state, service: svc.index, created: w.now.since,
+		key: f.key, state: f.state, service: svc.state.index, created: w.now.since,
 		clientISN: seqnum.Value(valid.ClientISN), cookie: seqnum.Value(valid.ISN),
 		mss: valid.Options.MSS, wscale: valid.Options.WScale,
 		trafficClass: p.TrafficClass() &^ ecnMask, delta: p.FlowLabel(),
@@ -184,7 +185,7 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 		if p.Options.Timestamps {
 			f.clientTSVal = p.Options.TSVal
 		}
-		if w.hold(f, w.proxy.policy.services[f.service]) {
+		if w.hold(f, w.serviceOf(f)) {
 			return
 		}
 	}
@@ -202,7 +203,7 @@ func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
 	case p.Ack != f.clientISN+1:
 		w.challenged(f)
 	case isRST(p):
-		w.counters.services[f.service].refused.inc()
+		w.count(w.serviceOf(f)).refused.inc()
 		w.unanswered(f, servers.Closed)
 		w.resetClient(f)
 		w.enter(s, slot, evRST)
@@ -233,7 +234,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	isn := p.Seq
 	if w.learn(f) != 0 {
 		// The client was promised what the server doesn't do, and can't be told otherwise now.
-		w.counters.services[f.service].mismatched.inc()
+		w.count(w.serviceOf(f)).mismatched.inc()
 		rst := f.segmentTo(server)
 		rst.Seq, rst.Ack, rst.Flags = f.clientISN+1, isn+1, flagRST|flagACK
 		w.out.build(&rst)
@@ -241,8 +242,8 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 		w.enter(s, slot, evGiveUp)
 		return
 	}
-	svc := w.proxy.policy.services[f.service]
-	svc.learnWindow(p.Window)
+	svc := w.serviceOf(f)
+	svc.state.learnWindow(p.Window)
 	cookieTSVal, flowLabel, early := f.tsDelta, f.delta, *f.early()
 	f.delta = uint32(f.cookie - isn)
 	if f.has(timestamps) {
@@ -269,7 +270,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	update.Timestamps, update.TSVal, update.TSEcr = f.has(timestamps), cookieTSVal, f.clientTSVal
 	w.out.build(&update)
 
-	w.counters.services[f.service].opened.inc()
+	w.count(w.serviceOf(f)).opened.inc()
 	w.counters.handshake(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
 	if fin {

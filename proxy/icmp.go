@@ -26,7 +26,7 @@ func (w *Worker) icmp(frame []byte) {
 	defer s.mu.Unlock()
 	slot, found := s.find(&key, hash)
 	if !found {
-		if svc := w.proxy.policy.find(&q.Src, q.SrcPort); svc != nil && svc.Mode != ModeOff {
+		if w.policy.find(&q.Src, q.SrcPort).protected() {
 			w.drop(DropICMP)
 			return
 		}
@@ -63,7 +63,7 @@ func (w *Worker) icmpOpening(s *stripe, slot uint32, from side, frame []byte) {
 	case !q.Unreachable || !q.ChecksumOK():
 		w.drop(DropICMP)
 	default:
-		w.counters.services[f.service].unreachable.inc()
+		w.count(w.serviceOf(f)).unreachable.inc()
 		w.unanswered(f, servers.Closed)
 		w.resetClient(f)
 		w.enter(s, slot, evGiveUp)

@@ -62,34 +62,28 @@ func (w *Worker) packet(frame []byte) {
 // syn handles a first SYN.
 func (w *Worker) syn(frame []byte) {
 	p := &w.pkt
-	if svc := w.proxy.policy.find(&p.Dst, p.DstPort); svc != nil {
-		if svc.Mode == ModeOff {
-			w.unproxied(PassModeOff, frame)
-			return
-		}
-		switch {
-		case !saneFlags(p.Flags):
-			w.drop(DropBadFlags)
-		case p.Src == p.Dst:
-			w.drop(DropLand)
-		case p.FirstFragment:
-			w.drop(DropFragment)
-		case !p.ChecksumOK():
-			w.drop(DropBadChecksum)
-		case p.Options.Signed || p.Options.Join:
-			w.bypass(svc, frame)
-		default:
-			w.answer(svc)
-		}
-		return
+	switch svc := w.policy.find(&p.Dst, p.DstPort); {
+	case !svc.protected():
+		w.unproxied(svc.whyPassed(), frame)
+	case !saneFlags(p.Flags):
+		w.drop(DropBadFlags)
+	case p.Src == p.Dst:
+		w.drop(DropLand)
+	case p.FirstFragment:
+		w.drop(DropFragment)
+	case !p.ChecksumOK():
+		w.drop(DropBadChecksum)
+	case p.Options.Signed || p.Options.Join:
+		w.bypass(svc, frame)
+	default:
+		w.answer(svc)
 	}
-	w.unproxied(PassNoService, frame)
 }
 
 // unproxied handles a first SYN that levee doesn't answer.
 func (w *Worker) unproxied(why PassReason, frame []byte) {
 	p := &w.pkt
-	if svc := w.proxy.policy.find(&p.Src, p.SrcPort); svc != nil && svc.Mode != ModeOff {
+	if svc := w.policy.find(&p.Src, p.SrcPort); svc.protected() {
 		if p.Src == p.Dst {
 			w.drop(DropLand)
 			return
@@ -103,20 +97,17 @@ func (w *Worker) unproxied(why PassReason, frame []byte) {
 // stranger handles a segment of no flow that isn't a first SYN.
 func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, frame []byte) {
 	p := &w.pkt
-	svc := w.proxy.policy.find(&p.Dst, p.DstPort)
+	svc := w.policy.find(&p.Dst, p.DstPort)
 	if svc == nil {
-		switch from := w.proxy.policy.find(&p.Src, p.SrcPort); {
-		case from == nil:
-			w.pass(PassNoService, frame)
-		case from.Mode == ModeOff:
-			w.pass(PassModeOff, frame)
-		default:
+		if from := w.policy.find(&p.Src, p.SrcPort); from.protected() {
 			w.drop(DropNoFlow)
+		} else {
+			w.pass(from.whyPassed(), frame)
 		}
 		return
 	}
-	if svc.Mode == ModeOff {
-		w.pass(PassModeOff, frame)
+	if !svc.protected() {
+		w.pass(svc.whyPassed(), frame)
 		return
 	}
 	if !saneFlags(p.Flags) {
@@ -126,12 +117,12 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 	valid, reason := w.checkCookie(svc)
 	if reason != NumDropReasons {
 		if reason == DropCookieInvalid {
-			w.counters.services[svc.index].cookieInvalid.inc()
+			w.count(svc).cookieInvalid.inc()
 		}
 		w.drop(reason)
 		return
 	}
-	slot, ok := s.insert(key, hash, w.proxy.evict)
+	slot, ok := s.insert(key, hash, w.evict)
 	if !ok {
 		w.drop(DropTableFull)
 		return

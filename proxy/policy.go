@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync/atomic"
+	"slices"
 
 	"github.com/gaissmai/bart"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"levee/proxy/cookie"
-	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -29,8 +28,16 @@ func (c *Config) Validate() error {
 	if c.EarlyPool < 0 || c.EarlyPool > MaxEarlyPool {
 		bad("pool of %d bytes for early data: use 0 to %d", c.EarlyPool, MaxEarlyPool)
 	}
+	if len(c.Services) > maxServices {
+		bad("%d services: use at most %d", len(c.Services), maxServices)
+	}
+	names := make(map[string]bool)
 	for i := range c.Services {
 		s := &c.Services[i]
+		if names[s.Name] {
+			bad("two services are called %s: give each a name of its own", s.Name)
+		}
+		names[s.Name] = true
 		if s.Name == "" || len(s.Prefixes) == 0 {
 			bad("service %d: it needs a name and a prefix", i)
 		}
@@ -94,45 +101,47 @@ func portsOverlap(a, b []PortRange) bool {
 	return false
 }
 
-// policy is the services, compiled for lookup. It does not change after newPolicy.
+// policy is the configuration as packets meet it, compiled for lookup. It never changes: a reload makes another, and each worker
+// takes the latest at the beginning of a batch.
 type policy struct {
+	// services are those of the configuration, in its order.
 	services []*service
-	// prefixes leads to every service that has the prefix or one that contains it.
+	// indexed are the services that records may refer to, by index: those above and those that have been removed (see roster). nil where
+	// there is none.
+	indexed []*service
+	// prefixes leads to every service that has the prefix or one that contains it, the removed ones last.
 	prefixes bart.Table[[]*service]
+	// idle and remembered are how long an open flow lasts without packets, and one that has ended or, if outbound, has no answer.
+	idle, remembered tick
+	// generation counts policies.
+	generation uint64
 }
 
-// service is a Service and what the workers share about it.
-type service struct {
-	Service
-	index uint16
-	// gate is open while cookies are outstanding.
-	gate cookie.Gate
-	// bypassed bounds the SYNs that go to the servers as they are.
-	bypassed bucket
-	// serverWindow is about the smallest window, in bytes, with which its servers begin (see learnWindow).
-	serverWindow atomic.Uint32
-	// flows in the table, those only remembered not counted.
-	flows atomic.Int64
-	mtu   int
-}
-
-func newPolicy(cfg *Config) *policy {
-	p := &policy{}
-	for i := range cfg.Services {
-		s := &service{Service: cfg.Services[i], index: uint16(i), mtu: cfg.MTU}
-		s.serverWindow.Store(DefaultEarlyData)
-		if cfg.SharedSecret {
-			s.Options.Learn &^= servers.WScale
-		}
-		p.services = append(p.services, s)
+// newPolicy compiles a configuration, and what of the former policy is needed still. The roster is brought up to date. Every worker
+// has seen a policy of the generation seen or later.
+func newPolicy(cfg *Config, former *policy, r *roster, unix int64, seen uint64) *policy {
+	p := &policy{
+		idle:       ticks(cfg.IdleTimeout),
+		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
+		generation: former.generation + 1,
 	}
-	for _, s := range p.services {
+	for i := range cfg.Services {
+		p.services = append(p.services, newService(cfg, &cfg.Services[i], r.admit(cfg.Services[i].Name)))
+	}
+	all := slices.Concat(p.services, r.retire(former, p, unix, seen))
+	for _, s := range all {
+		if need := int(s.state.index) + 1; need > len(p.indexed) {
+			p.indexed = append(p.indexed, make([]*service, need-len(p.indexed))...)
+		}
+		p.indexed[s.state.index] = s
+	}
+	for _, s := range all {
 		for _, prefix := range s.Prefixes {
 			if _, done := p.prefixes.Get(prefix); done {
 				continue
 			}
 			var candidates []*service
-			for _, c := range p.services {
+			for _, c := range all {
 				for _, other := range c.Prefixes {
 					if other.Bits() <= prefix.Bits() && other.Contains(prefix.Addr()) {
 						candidates = append(candidates, c)
@@ -146,16 +155,8 @@ func newPolicy(cfg *Config) *policy {
 	return p
 }
 
-// largestEarly is the most bytes that any service holds of a client.
-func (p *policy) largestEarly() int {
-	n := 0
-	for _, s := range p.services {
-		n = max(n, s.EarlyData)
-	}
-	return n
-}
-
-// find is the service of a server's address and port, or nil. Validate sees to it that there is at most one.
+// find is the service of a server's address and port, or nil. Validate sees to it that there is at most one; it comes before any that
+// has been removed.
 func (p *policy) find(addr *stack.Addr, port uint16) *service {
 	candidates, _ := p.prefixes.Lookup(addr.Netip())
 	for _, s := range candidates {
@@ -166,39 +167,12 @@ func (p *policy) find(addr *stack.Addr, port uint16) *service {
 	return nil
 }
 
-// mss is the largest segment, in bytes, that levee promises a client: what the server promises, if that is known, but never more
-// than fits the links it knows (RFC 6691).
-func (s *service) mss(v6 bool, promised uint16) uint16 {
-	headers := header.IPv4MinimumSize + header.TCPMinimumSize
-	if v6 {
-		headers = header.IPv6MinimumSize + header.TCPMinimumSize
+// of is the service that a record's index means, or nil if this policy doesn't know it.
+func (p *policy) of(index uint16) *service {
+	if int(index) < len(p.indexed) {
+		return p.indexed[index]
 	}
-	most := uint16(s.mtu - headers)
-	if promised != 0 {
-		return min(promised, most)
-	}
-	return most
-}
-
-// firstWindow is the window, in bytes, that a SYN-ACK tells a client: what it may send before the server has answered. 0 makes the client
-// wait for the server's own, as does a pool that fills up.
-func (s *service) firstWindow(pool *earlyPool) uint16 {
-	if s.EarlyData == 0 || !pool.inviting() {
-		return 0
-	}
-	return uint16(min(uint32(s.EarlyData), s.serverWindow.Load()))
-}
-
-// learnWindow learns from the window of a server's SYN-ACK. A client must not be told more than the server will take: for
-// what is beyond it would wait in vain. A smaller window counts at once, a larger one little by little.
-func (s *service) learnWindow(window uint16) {
-	w, known := uint32(window), s.serverWindow.Load()
-	switch {
-	case w < known:
-		s.serverWindow.Store(w)
-	case w > known:
-		s.serverWindow.Store(known + (w-known+15)/16)
-	}
+	return nil
 }
 
 // cookieEpochs is how many epochs a cookie may live through: the one it was issued in and the next.

@@ -98,7 +98,7 @@ func (w *Worker) refuse(svc *service, state servers.State) bool {
 		return false
 	case state == servers.Closed && svc.ClosedPorts == ClosedReset:
 		// What a host without a listener answers (RFC 9293 §3.10.7.1): no longer than the SYN, and one for each.
-		w.counters.services[svc.index].closedReset.inc()
+		w.count(svc).closedReset.inc()
 		w.out.build(&stack.Segment{
 			Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
 			Ack: p.End(), Flags: flagRST | flagACK, WScale: WScaleNone,

@@ -10,24 +10,25 @@ import (
 
 // Proxy is the SYN proxy: the services, the flow table and the workers.
 type Proxy struct {
-	cfg    Config
-	policy *policy
+	// cfg is what New was given, but for what a reload changes: that is in policy.
+	cfg Config
+	// policy is the latest. Each worker takes it at the beginning of a batch.
+	policy atomic.Pointer[policy]
 	table  *table
 	early  *earlyPool
 	// opening counts connections whose server has not answered.
 	opening openings
 	// servers is what is known of the servers. Its locks are taken last.
 	servers *servers.Table
-	// remembered is how long a flow lasts that has ended, or an outbound one without an answer.
-	remembered tick
 	// start is the zero of all ticks.
 	start time.Time
 	// evicted counts flows that made room for others.
 	evicted atomic.Uint64
 
-	// mu guards workers, which only grows.
+	// mu guards workers, which only grows, and the roster of services.
 	mu      sync.Mutex
 	workers []*Worker
+	roster  *roster
 }
 
 // ownServers is how many servers a Proxy remembers that was given no table.
@@ -55,19 +56,15 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Proxy{
-		cfg: cfg, policy: newPolicy(&cfg), table: table, early: early, servers: cfg.Servers, start: now,
-		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
-	}, nil
+	p := &Proxy{cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster()}
+	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, now.Unix(), 0))
+	return p, nil
 }
 
 // Snapshot sums the counters. It may be called at any time.
 func (p *Proxy) Snapshot() Snapshot {
 	s := Snapshot{Capacity: p.table.capacity(), Evicted: p.evicted.Load()}
 	s.EarlyUsed, s.EarlySize = p.early.level()
-	for _, svc := range p.policy.services {
-		s.Services = append(s.Services, ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.flows.Load())})
-	}
 	for i := range p.table.stripes {
 		stripe := &p.table.stripes[i]
 		stripe.mu.Lock()
@@ -78,6 +75,13 @@ func (p *Proxy) Snapshot() Snapshot {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, svc := range p.policy.Load().services {
+		service := ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.state.flows.Load())}
+		for _, c := range svc.state.counters {
+			c.addTo(&service)
+		}
+		s.Services = append(s.Services, service)
+	}
 	for _, w := range p.workers {
 		w.counters.addTo(&s)
 	}
@@ -109,9 +113,13 @@ func (p *Proxy) Flows(now time.Time, yield func(FlowInfo) bool) {
 
 func (p *Proxy) info(f *flow, at instant) FlowInfo {
 	client, server := f.ends()
+	name := ""
+	if svc := p.policy.Load().of(f.service); svc != nil { // it may be gone by now, and its service
+		name = svc.Name
+	}
 	info := FlowInfo{
 		Client: client, Server: server,
-		Service:     p.policy.services[f.service].Name,
+		Service:     name,
 		State:       f.state,
 		Age:         max(at.since-f.created, 0),
 		Idle:        time.Duration(at.tick-min(f.lastSeen, at.tick)) * time.Second / ticksPerSecond,

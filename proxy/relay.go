@@ -116,7 +116,7 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	if f.has(direct) {
 		return false
 	}
-	svc := w.proxy.policy.services[f.service]
+	svc := w.serviceOf(f)
 	valid, reason := w.checkCookie(svc)
 	if reason != NumDropReasons {
 		return false
@@ -134,7 +134,7 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		w.drop(DropReplay)
 		return true
 	}
-	w.counters.services[f.service].connReopened.inc()
+	w.count(w.serviceOf(f)).connReopened.inc()
 	switch f.state {
 	case StateOpening, StateOpen, StateClientClosed, StateServerClosed:
 		// The server's half of the old one may still live; exactly its next sequence number ends it.
@@ -188,7 +188,14 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 		if was {
 			n = -1
 		}
-		w.proxy.policy.services[f.service].flows.Add(n)
+		w.serviceOf(f).state.flows.Add(n)
+	}
+	if was, is := from != StateFree, to != StateFree; was != is {
+		n := int64(1)
+		if was {
+			n = -1
+		}
+		w.serviceOf(f).state.records.Add(n)
 	}
 	if to == StateFree {
 		s.remove(slot)
@@ -198,7 +205,7 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 	if f.evictable() {
 		s.bury(slot)
 	} else if from != to || e == evHandshake {
-		s.arm(slot, w.proxy.due(f))
+		s.arm(slot, w.due(f))
 	}
 }
 
@@ -210,10 +217,12 @@ func (w *Worker) forget(f *flow) {
 }
 
 // evict keeps the counts right when a flow makes room for another.
-func (p *Proxy) evict(f *flow) {
-	p.evicted.Add(1)
+func (w *Worker) evict(f *flow) {
+	w.proxy.evicted.Add(1)
+	state := w.serviceOf(f).state
+	state.records.Add(-1)
 	if live(f.state) {
-		p.policy.services[f.service].flows.Add(-1)
+		state.flows.Add(-1)
 	}
 }
 
@@ -232,16 +241,16 @@ func (w *Worker) touch(s *stripe, slot uint32) {
 }
 
 // due is when a flow times out if nothing happens until then.
-func (p *Proxy) due(f *flow) tick {
+func (w *Worker) due(f *flow) tick {
 	switch f.state {
 	case StateOpening:
 		if !f.has(direct) {
 			return f.lastSeen + synTimeout(f.tries)
 		}
 	case StateOpen, StateClientClosed, StateServerClosed:
-		return f.lastSeen + ticks(p.cfg.IdleTimeout)
+		return f.lastSeen + w.policy.idle
 	}
-	return f.lastSeen + p.remembered
+	return f.lastSeen + w.policy.remembered
 }
 
 // timeout acts on a flow that is due.
@@ -256,13 +265,13 @@ func (w *Worker) timeout(slot uint32) {
 		f.tries++
 		f.flags &^= challenged
 		f.lastSeen = w.now.tick
-		w.counters.services[f.service].cookieRetrans.inc()
+		w.count(w.serviceOf(f)).cookieRetrans.inc()
 		w.sendSYN(f)
-		s.arm(slot, w.proxy.due(f))
+		s.arm(slot, w.due(f))
 		return
 	}
 	if !f.has(direct) {
-		w.counters.services[f.service].timedOut.inc()
+		w.count(w.serviceOf(f)).timedOut.inc()
 		w.unanswered(f, servers.Silent)
 		w.resetClient(f)
 	}

@@ -43,7 +43,7 @@ func (w *Worker) hold(f *flow, svc *service) bool {
 	}
 	switch w.proxy.early.hold(f.early(), s, svc.EarlyData) {
 	case holdNew:
-		w.counters.services[svc.index].earlyHeld.inc()
+		w.count(svc).earlyHeld.inc()
 	case holdKnown:
 		w.drop(DropOpening)
 	case holdFull:
@@ -114,7 +114,7 @@ func (w *Worker) segmentSize(f *flow) int {
 	if size == 0 {
 		size = int(unsaidMSS(p.V6))
 	}
-	svc := w.proxy.policy.services[f.service]
+	svc := w.serviceOf(f)
 	size = min(size, int(svc.mss(p.V6, svc.Options.MSS)))
 	if f.has(timestamps) {
 		size -= lenTimestamps

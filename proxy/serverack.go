@@ -84,5 +84,5 @@ const sentTwice = 1
 
 // answersSecond says whether a SYN-ACK on an opened flow answers levee's second SYN.
 func (w *Worker) answersSecond(f *flow) bool {
-	return w.proxy.policy.services[f.service].ServerAck == AckUnmeasured && w.now.since-f.created < answerTime
+	return w.serviceOf(f).ServerAck == AckUnmeasured && w.now.since-f.created < answerTime
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"levee/proxy/cookie"
@@ -31,8 +32,11 @@ type Worker struct {
 	proxy    *Proxy
 	link     Link
 	counters *counters
-	out      *output
-	maker    *cookie.Maker
+	// policy is that of the batch in work; generation is its number, or that of an earlier one.
+	policy     *policy
+	generation atomic.Uint64
+	out        *output
+	maker      *cookie.Maker
 	// id is the worker's number: it looks after the time-outs of every stripe whose number is id modulo the number of workers.
 	id int
 	// expired is the tick up to which all of them are done.
@@ -46,8 +50,8 @@ type Worker struct {
 	// now is the time of the batch in work.
 	now instant
 
-	due  func(*flow) tick
-	fire func(uint32)
+	whenDue func(*flow) tick
+	fire    func(uint32)
 	// firing is the stripe whose time-outs are in work.
 	firing *stripe
 }
@@ -56,10 +60,10 @@ type Worker struct {
 func (p *Proxy) NewWorker(link Link) *Worker {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c := newCounters(len(p.policy.services))
+	c := &counters{}
 	w := &Worker{
 		proxy: p, link: link, counters: c,
-		out:   newOutput(link, c, p.policy.largestEarly()),
+		out:   newOutput(link, c, p.cfg.largestEarly()),
 		maker: cookie.NewMaker(p.cfg.Secret),
 		id:    len(p.workers),
 	}
@@ -67,8 +71,10 @@ func (p *Proxy) NewWorker(link Link) *Worker {
 		w.buffers = append(w.buffers, make([]byte, frameSkew+frameSize)[frameSkew:])
 	}
 	w.frames = make([][]byte, batchSize)
-	w.due = p.due
+	w.whenDue = w.due
 	w.fire = w.timeout
+	p.roster.join()
+	w.take(p.policy.Load())
 	p.workers = append(p.workers, w)
 	return w
 }
@@ -99,6 +105,9 @@ func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 		return 0, err
 	}
 	w.now = w.proxy.instant(clock())
+	if p := w.proxy.policy.Load(); p != w.policy {
+		w.take(p)
+	}
 	bytes := 0
 	for _, frame := range w.frames[:n] {
 		bytes += len(frame) - stack.VirtioLen
@@ -113,6 +122,40 @@ func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 	w.out.flush()
 	return n, w.out.err
 }
+
+// take makes a policy the worker's, between two batches.
+func (w *Worker) take(p *policy) {
+	w.policy = p
+	w.generation.Store(p.generation)
+}
+
+// serviceOf is the service of a record, whose stripe is locked. It is never nil.
+func (w *Worker) serviceOf(f *flow) *service {
+	if s := w.policy.of(f.service); s != nil {
+		return s
+	}
+	// A worker that has taken a later policy made the record, just now: before it could lock the stripe, that policy was there.
+	return w.proxy.policy.Load().of(f.service)
+}
+
+// assign makes a record that of a service. Its state stays for enter to change.
+func (w *Worker) assign(f *flow, svc *service) {
+	if f.service == svc.state.index || f.state == StateFree {
+		f.service = svc.state.index
+		return
+	}
+	was := w.serviceOf(f).state
+	f.service = svc.state.index
+	was.records.Add(-1)
+	svc.state.records.Add(1)
+	if live(f.state) {
+		was.flows.Add(-1)
+		svc.state.flows.Add(1)
+	}
+}
+
+// count is what the worker counts of a service.
+func (w *Worker) count(svc *service) *serviceCounters { return svc.state.counters[w.id] }
 
 // expire looks after the time-outs of the worker's stripes, if the tick has changed.
 func (w *Worker) expire() {
@@ -129,7 +172,7 @@ func (w *Worker) expire() {
 			w.out.reserve()
 			part := min(budget, w.out.room())
 			w.firing.mu.Lock()
-			left := w.firing.expire(w.now.tick, part, w.due, w.fire)
+			left := w.firing.expire(w.now.tick, part, w.whenDue, w.fire)
 			w.firing.mu.Unlock()
 			budget -= part - left
 			if budget == 0 {
