@@ -123,7 +123,7 @@ func startSteering(cfg Config, fd int) (*steering, error) {
 	case cfg.Queues < 2:
 		return nil, errors.New("it takes 2 queues")
 	}
-	s, err := newSteering(cfg.Queues)
+	s, err := newSteering(cfg.Queues, repeatClock)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func startSteering(cfg Config, fd int) (*steering, error) {
 	return s, nil
 }
 
-// Steering returns nil if first SYNs have a queue of their own, SYNQueue, and why not otherwise.
+// Steering returns nil if SYNs have queues of their own, SYNQueue and RepeatQueue, and why not otherwise.
 func (d *Device) Steering() error { return d.notSteered }
 
 // Queues returns the queues; element i is the kernel's queue i. The slice is the Device's own.

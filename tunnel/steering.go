@@ -11,23 +11,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// SYNQueue is the queue of first SYNs when the device is steered: a flood of them fills this
-// queue's ring, and no packet of an open connection waits or is lost behind it. The others
-// take everything else, both directions of a connection the same one.
-const SYNQueue = 0
+// The queues of SYNs when the device is steered: a flood of them fills these queues' rings, and no packet of an open connection waits or is
+// lost behind it. The others, from FlowQueue on, take everything else, both directions of a connection the same one.
+const (
+	// SYNQueue takes first SYNs.
+	SYNQueue = 0
+	// RepeatQueue takes those that were sent before (see repeats.go), if there are 3 queues or more. With 2, SYNQueue takes them too.
+	RepeatQueue = 1
+)
+
+// FlowQueue is the first of the queues that take everything but SYNs when a device of so many queues, at least 2, is steered.
+func FlowQueue(queues int) int { return min(queues-1, RepeatQueue+1) }
 
 // steering is the program in the kernel that chooses the queue of each packet (TUNSETSTEERINGEBPF), and
-// what it counted.
+// what it knows.
 type steering struct {
 	program *ebpf.Program
 	// chosen counts packets by queue, for each processor.
 	chosen *ebpf.Map
+	// seen is the memory of SYNs, nil if there is no RepeatQueue.
+	seen *ebpf.Map
 }
 
-// newSteering loads the program for a number of queues, at least 2. An error says that this
+// newSteering loads the program for a number of queues, at least 2; clock is repeatClock. An error says that this
 // kernel or this process may not have it.
-func newSteering(queues int) (*steering, error) {
-	var seed [4]byte
+func newSteering(queues int, clock asm.Instructions) (*steering, error) {
+	var seed [12]byte
 	if _, err := rand.Read(seed[:]); err != nil {
 		return nil, err
 	}
@@ -38,11 +47,19 @@ func newSteering(queues int) (*steering, error) {
 	}); err != nil {
 		return nil, explainBPF("make a BPF map", err)
 	}
+	syn := asm.Instructions{asm.Mov.Imm(asm.R0, SYNQueue).WithSymbol("syn")}
+	if FlowQueue(queues) > RepeatQueue {
+		if s.seen, err = newRepeats(); err != nil {
+			_ = s.close()
+			return nil, explainBPF("make a BPF map", err)
+		}
+		syn = repeatProgram(s.seen.FD(), int64(binary.LittleEndian.Uint64(seed[4:])), clock)
+	}
 	if s.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "levee_steering", Type: ebpf.SocketFilter, License: "Apache-2.0",
-		Instructions: steeringProgram(queues, int32(binary.LittleEndian.Uint32(seed[:])), s.chosen.FD()),
+		Instructions: steeringProgram(queues, int32(binary.LittleEndian.Uint32(seed[:])), s.chosen.FD(), syn),
 	}); err != nil {
-		s.close()
+		_ = s.close()
 		return nil, explainBPF("load a BPF program", err)
 	}
 	return s, nil
@@ -73,8 +90,10 @@ func (s *steering) close() error {
 	if s.program != nil {
 		errs = append(errs, s.program.Close())
 	}
-	if s.chosen != nil {
-		errs = append(errs, s.chosen.Close())
+	for _, m := range []*ebpf.Map{s.chosen, s.seen} {
+		if m != nil {
+			errs = append(errs, m.Close())
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -86,12 +105,13 @@ const steeredExtensions = 4
 // steeringProgram returns the program. It reads the packet, which begins with its IP header, by the
 // checked loads of classic BPF: one beyond the end ends the program with 0, the SYN queue.
 //
-//	first SYN                            → 0
-//	TCP, unfragmented or first fragment  → 1 + hash(addresses, ports) mod (queues-1)
-//	anything else                        → 1 + hash(addresses) mod (queues-1)
+//	first SYN                            → as syn says
+//	TCP, unfragmented or first fragment  → FlowQueue + hash(addresses, ports) mod (queues-FlowQueue)
+//	anything else                        → FlowQueue + hash(addresses) mod (queues-FlowQueue)
 //
-// The hash takes the sum of both ends, so it is the same for both directions.
-func steeringProgram(queues int, seed int32, counters int) asm.Instructions {
+// The hash takes the sum of both ends, so it is the same for both directions. syn begins with the label syn, puts a queue into R0, and
+// leaves R6 alone.
+func steeringProgram(queues int, seed int32, counters int, syn asm.Instructions) asm.Instructions {
 	const (
 		context = asm.R6 // where the checked loads expect it
 		hash    = asm.R7
@@ -166,7 +186,7 @@ func steeringProgram(queues int, seed int32, counters int) asm.Instructions {
 			asm.Mov.Reg(asm.R0, asm.R0).WithSymbol(label("done")),
 		)
 	}
-	return append(program,
+	program = append(program,
 		asm.JNE.Imm(next, tcp, "spread"),
 
 		asm.LoadInd(asm.R0, offset, 13, asm.Byte).WithSymbol("tcp"),
@@ -183,13 +203,13 @@ func steeringProgram(queues int, seed int32, counters int) asm.Instructions {
 		asm.Xor.Imm32(hash, seed).WithSymbol("spread"),
 		asm.Mul.Imm32(hash, -0x61c88647), // 2^32 divided by the golden ratio, odd
 		asm.Mov.Reg(asm.R0, hash),
-		asm.Mul.Imm(asm.R0, int32(queues-1)),
+		asm.Mul.Imm(asm.R0, int32(queues-FlowQueue(queues))),
 		asm.RSh.Imm(asm.R0, 32),
-		asm.Add.Imm(asm.R0, 1),
+		asm.Add.Imm(asm.R0, int32(FlowQueue(queues))),
 		asm.Ja.Label("count"),
-
-		asm.Mov.Imm(asm.R0, SYNQueue).WithSymbol("syn"),
-
+	)
+	program = append(program, syn...)
+	return append(program,
 		asm.Mov.Reg(next, asm.R0).WithSymbol("count"),
 		asm.StoreMem(asm.RFP, -4, asm.R0, asm.Word),
 		asm.LoadMapPtr(asm.R1, counters),

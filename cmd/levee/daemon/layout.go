@@ -32,7 +32,7 @@ func NewLayout(cfg config.Config) (*Layout, error) {
 		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
 	}}
 	if l.TUN.Queues == 0 {
-		l.TUN.Queues = min(1+runtime.GOMAXPROCS(0), config.MaxQueues)
+		l.TUN.Queues = min(2+runtime.GOMAXPROCS(0), config.MaxQueues)
 	}
 	interfaces := append(append([]string(nil), cfg.Routing.ClientInterfaces...), cfg.Routing.ServerInterfaces...)
 	if cfg.Routing.Manage {
