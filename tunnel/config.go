@@ -37,7 +37,7 @@ type Config struct {
 	Queues int
 	// TxQueueLen is the ring of each queue in packets, at most MaxTxQueueLen; 0 means DefaultTxQueueLen.
 	TxQueueLen int
-	// Steering asks for a queue of their own for first SYNs (see SYNQueue). It takes at least 2 queues; with fewer, or where the
+	// Steering asks for queues of their own for SYNs (see SYNQueue). It takes at least 2 queues; with fewer, or where the
 	// kernel doesn't allow it, the kernel's hash of a connection chooses among all queues.
 	Steering bool
 }

@@ -6,12 +6,12 @@
 // up to 64 KB stays one frame in both directions; nothing here splits, joins or copies one,
 // and nothing allocates per packet.
 //
-//	             ┌ queue 0 ◀─▶ worker 0
-//	kernel ─ tun ┼ queue 1 ◀─▶ worker 1      one Queue per worker, no locks between them
-//	             └ queue 2 ◀─▶ worker 2
+//	             ┌ queue 0 ◀─▶ worker 0      first SYNs
+//	kernel ─ tun ┼ queue 1 ◀─▶ worker 1      SYNs that were sent before
+//	             └ queue 2 ◀─▶ worker 2      everything else, here and in further queues
 //
-// Device.Queues()[i] is the kernel's queue i, for as long as the device is open. Which queue a
-// packet takes is the kernel's choice for now: a hash that is the same for both directions
+// Device.Queues()[i] is the kernel's queue i, for as long as the device is open. One worker has one Queue. Which queue a
+// packet takes is the steering program's choice (see SYNQueue). Without it, it is the kernel's: a hash that is the same for both directions
 // of a connection, unless the connection's last packet was written to another queue.
 //
 // The life cycle (name, close) of each queue's descriptor belongs to wireguard/tun; its Read

@@ -67,6 +67,11 @@ func (d *Device) Stats() (Stats, error) {
 	if d.closed {
 		return Stats{}, fmt.Errorf("counters of %s: %w", d.name, os.ErrClosed)
 	}
+	return d.stats()
+}
+
+// stats is Stats for those who hold controlMu of an open device.
+func (d *Device) stats() (Stats, error) {
 	d.sequence++
 	s, err := requestStats(d.control, d.sequence, d.index)
 	if errors.Is(err, unix.ENODEV) {

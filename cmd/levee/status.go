@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"levee/cmd/levee/control"
+	"levee/tunnel"
 )
 
 func newStatus(file *string) *cobra.Command {
@@ -48,11 +49,12 @@ func writeStatus(w io.Writer, s control.Status) error {
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
 	steering := s.TUN.Steering
 	if len(s.TUN.Rings) > 0 {
-		var others uint64
-		for _, r := range s.TUN.Rings[1:] {
-			others += r.Dropped
+		lost := map[string]uint64{}
+		for _, r := range s.TUN.Rings {
+			lost[r.Takes] += r.Dropped
 		}
-		steering += fmt.Sprintf("; lost to full queues: %d first SYNs, %d others", s.TUN.Rings[0].Dropped, others)
+		steering += fmt.Sprintf("; lost to full queues: %s first SYNs, %s repeated, %s others",
+			number(lost[tunnel.FirstSYNs.String()]), number(lost[tunnel.RepeatedSYNs.String()]), number(lost[tunnel.Flows.String()]))
 	}
 	fmt.Fprintf(&b, "       steering %s\n", clip(steering, columns-len("       steering ")))
 	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most",

@@ -22,12 +22,12 @@ func TestStatusText(t *testing.T) {
 			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Flows: 17}, {Name: "ssh", Mode: "off"}},
 			Drops:    map[string]uint64{"cookie_invalid": 4, "land": 0},
 			Passed:   map[string]uint64{"mode_off": 0},
-			TUN: control.TUN{Name: "tun0", Queues: 3, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
-				Rings: []control.Ring{{Chosen: 100, Dropped: 12, Exact: true}, {Chosen: 5, Dropped: 1}, {Dropped: 2}}},
+			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
+				Rings: []control.Ring{{Takes: "first_syns", Chosen: 100, Dropped: 12, Exact: true}, {Takes: "repeated_syns", Dropped: 4}, {Takes: "flows", Dropped: 1}, {Takes: "flows", Dropped: 2}}},
 		}, `
 levee v1.2.3, ready, up 2h3m4s
-tun    tun0, 3 queues, offload csum,tso4,tso6,ecn
-       steering ebpf; lost to full queues: 12 first SYNs, 3 others
+tun    tun0, 4 queues, offload csum,tso4,tso6,ecn
+       steering ebpf; lost to full queues: 12 first SYNs, 4 repeated, 3 others
 flows  12 open, 3 opening, 2 closing, 40 remembered
        of 1048576 at most
 

@@ -108,6 +108,7 @@ func TestPlanUnmanaged(t *testing.T) {
 # The TUN, which levee opens with a queue for each of its workers: 1.
 ip tuntap add dev levee0 mode tun multi_queue vnet_hdr
 ip link set dev levee0 mtu 1500 txqueuelen 4096
+tc qdisc replace dev levee0 root noqueue
 ip link set dev levee0 up
 # routing.manage is false: rules, routes and sysctls are yours.
 `

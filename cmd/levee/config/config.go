@@ -35,11 +35,11 @@ type TUN struct {
 	Name string
 	// MTU in bytes; 0 means that it follows the interfaces.
 	MTU int
-	// Queues and thus workers, 1 to MaxQueues; 0 means one for first SYNs and one for each CPU.
+	// Queues and thus workers, 1 to MaxQueues; 0 means two for SYNs and one for each CPU.
 	Queues int
 	// TxQueueLen is how many packets wait in each queue for its worker.
 	TxQueueLen int
-	// Steering says that first SYNs get a queue of their own if the kernel allows it.
+	// Steering says that SYNs get queues of their own if the kernel allows it.
 	Steering bool
 }
 

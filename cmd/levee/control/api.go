@@ -68,7 +68,7 @@ type TUN struct {
 	Queues int    `json:"queues"`
 	// Offload lists what the kernel granted, such as csum,tso4,tso6,ecn.
 	Offload string `json:"offload"`
-	// Steering is "ebpf" if first SYNs have queue 0 to themselves, otherwise "none: " and why.
+	// Steering is "ebpf" if SYNs have queues to themselves, otherwise "none: " and why.
 	Steering string `json:"steering"`
 	// RxDrops and TxDrops are the kernel's: packets from levee, and packets for levee.
 	RxDrops uint64 `json:"rx_drops"`
@@ -80,6 +80,8 @@ type TUN struct {
 // Ring is what became of the packets that the kernel chose a queue for. Dropped is exact if Exact; otherwise packets
 // were waiting when it was read, and it is the least that it can be.
 type Ring struct {
+	// Takes is first_syns, repeated_syns or flows.
+	Takes   string `json:"takes"`
 	Chosen  uint64 `json:"chosen"`
 	Dropped uint64 `json:"dropped"`
 	Exact   bool   `json:"exact"`

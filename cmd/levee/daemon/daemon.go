@@ -128,7 +128,7 @@ func (d *daemon) openTUN() (err error) {
 	}
 	d.undo.add("TUN "+d.device.Name(), d.device.Close)
 	if err := d.device.Steering(); err != nil && d.cfg.TUN.Steering {
-		d.log.Warn("first SYNs share queues with other packets, which a flood can push out", "error", err)
+		d.log.Warn("SYNs share queues with other packets, which a flood can push out", "error", err)
 	}
 	return nil
 }

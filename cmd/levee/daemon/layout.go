@@ -124,6 +124,7 @@ func (l *Layout) String() string {
 	fmt.Fprintf(&b, "# The TUN, which levee opens with a queue for each of its workers: %d.\n", l.TUN.Queues)
 	fmt.Fprintf(&b, "ip tuntap add dev %s mode tun multi_queue vnet_hdr\n", l.TUN.Name)
 	fmt.Fprintf(&b, "ip link set dev %s mtu %d txqueuelen %d\n", l.TUN.Name, l.TUN.MTU, l.TUN.TxQueueLen)
+	fmt.Fprintf(&b, "tc qdisc replace dev %s root noqueue\n", l.TUN.Name)
 	if l.Routes == nil {
 		fmt.Fprintf(&b, "ip link set dev %s up\n", l.TUN.Name)
 		b.WriteString("# routing.manage is false: rules, routes and sysctls are yours.\n")

@@ -26,7 +26,7 @@ func (d *daemon) Status() control.Status {
 	}
 	if rings, err := d.device.Rings(); err == nil {
 		for _, r := range rings {
-			s.TUN.Rings = append(s.TUN.Rings, control.Ring(r))
+			s.TUN.Rings = append(s.TUN.Rings, control.Ring{Takes: r.Takes.String(), Chosen: r.Chosen, Dropped: r.Dropped, Exact: r.Exact})
 		}
 	}
 	if stats, err := d.device.Stats(); err == nil {

@@ -101,8 +101,8 @@ func (c *collector) collectTUN(counter func(*prometheus.Desc, uint64, ...string)
 	}
 	if rings, err := c.source.Rings(); err == nil {
 		for q, r := range rings {
-			counter(tunRingPackets, r.Chosen, strconv.Itoa(q))
-			counter(tunRingDrops, r.Dropped, strconv.Itoa(q))
+			counter(tunRingPackets, r.Chosen, strconv.Itoa(q), r.Takes.String())
+			counter(tunRingDrops, r.Dropped, strconv.Itoa(q), r.Takes.String())
 		}
 	}
 	var sum [tunnel.NumRefusals]uint64

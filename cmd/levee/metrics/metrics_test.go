@@ -61,7 +61,7 @@ func (f *fake) TUNStats() (tunnel.Stats, error) {
 }
 
 func (f *fake) Rings() ([]tunnel.RingStats, error) {
-	return []tunnel.RingStats{{Chosen: 11, Dropped: 12}, {Chosen: 13}}, nil
+	return []tunnel.RingStats{{Chosen: 11, Dropped: 12}, {Takes: tunnel.Flows, Chosen: 13}}, nil
 }
 
 func (f *fake) QueueStats() []tunnel.QueueStats {
@@ -177,14 +177,14 @@ levee_handshake_duration_seconds_bucket{le="10"} 7
 levee_handshake_duration_seconds_bucket{le="+Inf"} 8
 levee_handshake_duration_seconds_sum 20.5
 levee_handshake_duration_seconds_count 8
-# HELP levee_tun_ring_drops_total Of those, the ones that found the queue full, as far as is known: exact when it is empty.
+# HELP levee_tun_ring_drops_total Of those, the ones that found the queue full: exact if it was ever empty while it was looked at, otherwise the least it can be; never more than tun_tx_drops_total.
 # TYPE levee_tun_ring_drops_total counter
-levee_tun_ring_drops_total{queue="0"} 12
-levee_tun_ring_drops_total{queue="1"} 0
+levee_tun_ring_drops_total{queue="0",takes="first_syns"} 12
+levee_tun_ring_drops_total{queue="1",takes="flows"} 0
 # HELP levee_tun_ring_packets_total Packets that the kernel chose this queue of the TUN for; a superpacket is one.
 # TYPE levee_tun_ring_packets_total counter
-levee_tun_ring_packets_total{queue="0"} 11
-levee_tun_ring_packets_total{queue="1"} 13
+levee_tun_ring_packets_total{queue="0",takes="first_syns"} 11
+levee_tun_ring_packets_total{queue="1",takes="flows"} 13
 # HELP levee_tun_rx_drops_total Packets from levee that the kernel dropped as they left the TUN.
 # TYPE levee_tun_rx_drops_total counter
 levee_tun_rx_drops_total 8

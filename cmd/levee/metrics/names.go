@@ -40,8 +40,8 @@ var (
 
 	tunRxDrops     = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")
 	tunTxDrops     = desc("tun_tx_drops_total", "Packets for levee that found their queue of the TUN full.")
-	tunRingPackets = desc("tun_ring_packets_total", "Packets that the kernel chose this queue of the TUN for; a superpacket is one.", "queue")
-	tunRingDrops   = desc("tun_ring_drops_total", "Of those, the ones that found the queue full, as far as is known: exact when it is empty.", "queue")
+	tunRingPackets = desc("tun_ring_packets_total", "Packets that the kernel chose this queue of the TUN for; a superpacket is one.", "queue", "takes")
+	tunRingDrops   = desc("tun_ring_drops_total", "Of those, the ones that found the queue full: exact if it was ever empty while it was looked at, otherwise the least it can be; never more than tun_tx_drops_total.", "queue", "takes")
 	tunRefused     = desc("tun_refused_frames_total", "Frames from levee that the kernel did not take.", "reason")
 
 	workerReceived      = desc("worker_received_frames_total", "Frames that the worker read; a superpacket is one.", "worker")
