@@ -62,8 +62,9 @@
 // When all are open, as levee's status counts them: the resident memory of the process, divided by their number (all told), and
 // what has come on top of the daemon's memory at its start. Then segments without payload, 100,000 a second, each on the next
 // connection: CPU per packet that arrives, less that of packets dropped at the gateway's ingress, as for SYNs. With few
-// connections all that levee looks up is in the CPU's caches, with a million next to nothing. Allocations per
-// packet are those of the whole daemon, by its metrics, less what reading the metrics takes. The pause is the longest of
+// connections all that levee looks up is in the CPU's caches, with a million next to nothing. Allocations
+// are those of the whole daemon by its metrics, less those of the same time while the packets were dropped before it: the Go runtime, learning
+// and the metrics allocate now and then. That the path of a packet allocates nothing is for tests to show. The pause is the longest of
 // the latest 256, go_gc_duration_seconds{quantile="1"}.
 //
 // # Churn

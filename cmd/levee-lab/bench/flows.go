@@ -132,6 +132,11 @@ func (g *growth) awaitOpen(ctx context.Context, n int) (open int, err error) {
 // packets measures what forwarding one packet costs, when every packet is of another of n flows: all that the machine does, without
 // making the packets and dropping them at the gateway's door.
 func (g *growth) packets(ctx context.Context, n int) error {
+	// What the daemon allocates while nothing reaches it is not the packets'.
+	idle, err := g.scrape(ctx)
+	if err != nil {
+		return err
+	}
 	sink, err := g.lab.Attacker.Link.Gateway.StartSink(0)
 	if err != nil {
 		return err
@@ -142,11 +147,6 @@ func (g *growth) packets(ctx context.Context, n int) error {
 	}
 	if dropped.arrived > 0 {
 		return fmt.Errorf("%d packets arrived in spite of being dropped", dropped.arrived)
-	}
-	// Reading the metrics allocates too: the first two times show how much.
-	first, err := g.scrape(ctx)
-	if err != nil {
-		return err
 	}
 	before, err := g.scrape(ctx)
 	if err != nil {
@@ -171,7 +171,7 @@ func (g *growth) packets(ctx context.Context, n int) error {
 		return errors.New("forwarding packets took no CPU more than dropping them: the machine is too busy with something else")
 	}
 	g.report.add(flowsID("packet-cpu", n), leveeID, busy/float64(run.arrived)*1e6)
-	mallocs := (after.mallocs - before.mallocs) - (before.mallocs - first.mallocs)
+	mallocs := (after.mallocs - before.mallocs) - (before.mallocs - idle.mallocs)
 	g.report.add(flowsID("packet-allocs", n), leveeID, max(mallocs, 0)/float64(run.arrived))
 	return nil
 }

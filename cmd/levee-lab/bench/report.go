@@ -191,7 +191,7 @@ var flowFigures = []figure{
 	{"flow-bytes", flowsName, "memory per flow, all told", "B", 0, false},
 	{"flow-growth", flowsName, "memory per flow, above none", "B", 0, false},
 	{"packet-cpu", flowsName, "CPU per packet, each of another flow", "µs", 2, false},
-	{"packet-allocs", flowsName, "allocations per packet", "", 3, false},
+	{"packet-allocs", flowsName, "allocations of the daemon per packet, above idle", "", 3, false},
 	{"gc-pause", flowsName, "longest pause of the garbage collector", "ms", 3, false},
 }
 

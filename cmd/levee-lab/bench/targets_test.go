@@ -47,8 +47,8 @@ func TestJudge(t *testing.T) {
 		{"small enough", "memory per open flow", map[string]map[contenderID]float64{"flow-bytes-1000000": {leveeID: 160}}, metYes},
 		{"too large", "memory per open flow", map[string]map[contenderID]float64{"flow-bytes-1000000": {leveeID: 161}}, metNo},
 		{"too few flows to tell", "memory per open flow", map[string]map[contenderID]float64{"flow-bytes-20000": {leveeID: 100}}, metNotMeasured},
-		{"nearly no allocation", "allocations per packet", map[string]map[contenderID]float64{"packet-allocs-1000000": {leveeID: 0.004}}, metYes},
-		{"one in a hundred packets", "allocations per packet", map[string]map[contenderID]float64{"packet-allocs-1000000": {leveeID: 0.01}}, metNo},
+		{"nearly no allocation", "allocations of the daemon per packet", map[string]map[contenderID]float64{"packet-allocs-1000000": {leveeID: 0.004}}, metYes},
+		{"one in a hundred packets", "allocations of the daemon per packet", map[string]map[contenderID]float64{"packet-allocs-1000000": {leveeID: 0.01}}, metNo},
 		{"a pause", "longest pause", map[string]map[contenderID]float64{"gc-pause-1000000": {leveeID: 1.1}}, metNo},
 		{"lookups cost twice", "CPU per forwarded packet", map[string]map[contenderID]float64{
 			"packet-cpu-1000": {leveeID: 2}, "packet-cpu-1000000": {leveeID: 4}}, metYes},
