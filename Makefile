@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
 
-.PHONY: all build demo bench churn test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench churn measure test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -31,6 +31,11 @@ bench: build
 churn: build
 	bin/levee-lab churn --levee bin/levee --out docs/churn.md --commit '$(VERSION)' --date "$$(date -u +%F)"
 
+# The comparisons behind two tables of docs/tcp.md; four minutes on a quiet machine.
+measure: build packages
+	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -v -tags measure -timeout 20m \
+		-run 'PathMTUSideBySide|ConnectionPerRequestRate/IPv4/wrk' ./integration
+
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.
 test: unit integration
@@ -49,8 +54,8 @@ packages:
 # Formatting, vet, staticcheck (pinned in go.mod as a tool).
 lint:
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted" >&2; exit 1; }
-	$(GO) vet ./...
-	$(GO) tool staticcheck ./...
+	$(GO) vet -tags measure ./...
+	$(GO) tool staticcheck -tags measure ./...
 	$(GO) mod tidy -diff
 
 # Every fuzz target for FUZZTIME each.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"levee/integration/lab"
-	"levee/integration/lab/labtest"
 )
 
 // narrow is the MTU in bytes of the hop that nobody knows of: the smallest link of IPv6.
@@ -135,63 +134,4 @@ func transfer(from, to *net.TCPConn, size int, limit time.Duration) (time.Durati
 		return time.Since(began), errors.New("other bytes than were sent")
 	}
 	return time.Since(began), nil
-}
-
-// TestPathMTUSideBySide runs the transfers of TestPathMTU, each in a lab of its own, so that no host knows of the hop before, over plain forwarding, the kernel's SYNPROXY and levee, and
-// logs the table in docs/tcp.md. A black hole costs it 30 s, so it runs only with LEVEE_SIDE_BY_SIDE=1 (a minute and a half):
-//
-//	LEVEE_SIDE_BY_SIDE=1 go test -count=1 -v -run PathMTUSideBySide -timeout 20m ./integration
-func TestPathMTUSideBySide(t *testing.T) {
-	if os.Getenv("LEVEE_SIDE_BY_SIDE") != "1" {
-		t.Skip("for the table in docs/tcp.md: set LEVEE_SIDE_BY_SIDE=1")
-	}
-	contenders := []struct {
-		name  string
-		start func(t *testing.T, cfg lab.Config) *lab.Lab
-	}{
-		{"plain forwarding", func(t *testing.T, cfg lab.Config) *lab.Lab { return labtest.New(t, cfg) }},
-		{"SYNPROXY", func(t *testing.T, cfg lab.Config) *lab.Lab {
-			l := labtest.New(t, cfg)
-			// All that the hosts can do. The servers' window scale is Linux's with default buffers.
-			if _, err := l.StartSYNPROXY(lab.SYNPROXYConfig{MSS: 1460, WScale: 7, SACK: true, Timestamps: true}); err != nil {
-				t.Fatal(err)
-			}
-			return l
-		}},
-		{"levee", func(t *testing.T, cfg lab.Config) *lab.Lab {
-			return protectLab(t, cfg, options{"timestamps": "true"}).Lab
-		}},
-	}
-	table := "| narrow hop | family | direction |"
-	for _, c := range contenders {
-		table += " " + c.name + " |"
-	}
-	table += "\n|---|---|---|---|---|---|"
-	for _, hop := range hops {
-		families(t, func(t *testing.T, v6 bool) {
-			family := map[bool]string{false: "IPv4", true: "IPv6"}[v6]
-			rows := [2]string{}
-			for i, way := range ways(nil, nil) {
-				rows[i] = fmt.Sprintf("\n| %s | %s | %s |", hop.name, family, way.name)
-			}
-			for _, c := range contenders {
-				for i := range rows {
-					l := c.start(t, hop.lab)
-					client, server := connect(t, l.Clients[0], l.Servers[0], v6, 7777)
-					way := ways(client, server)[i]
-					took, err := transfer(way.from, way.to, pmtuSize, 30*time.Second)
-					if err != nil {
-						rows[i] += fmt.Sprintf(" **%v** |", err)
-					} else {
-						rows[i] += fmt.Sprintf(" %.2f s |", took.Seconds())
-					}
-					if err := l.Close(); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			table += rows[0] + rows[1]
-		})
-	}
-	t.Logf("10 MiB each:\n\n%s\n", table)
 }

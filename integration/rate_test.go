@@ -2,15 +2,12 @@ package integration
 
 import (
 	"fmt"
-	"os"
 	"regexp"
-	"slices"
 	"strconv"
 	"testing"
 	"time"
 
 	"levee/integration/lab"
-	"levee/integration/lab/labtest"
 )
 
 // slowest is the longest that a request may take: a second is the first retransmission of a SYN.
@@ -42,7 +39,7 @@ func (r loadResult) check(t *testing.T) {
 }
 
 // TestConnectionPerRequest loads levee with short connections: no error, and no request takes a second. The rates are in the log; to compare them with
-// plain forwarding's see TestConnectionPerRequestRate.
+// plain forwarding's see TestConnectionPerRequestRate (make measure).
 func TestConnectionPerRequest(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		for _, generator := range perRequest {
@@ -58,59 +55,6 @@ func TestConnectionPerRequest(t *testing.T) {
 				}
 				t.Logf("%.0f requests a second, the longest %s; each %.1f packets into levee", r.requests/2, r.longest, float64(packets)/r.requests)
 				p.spliced(t, uint64(r.requests))
-			})
-		}
-	})
-}
-
-// TestConnectionPerRequestRate compares the rate of short connections through levee with those of plain forwarding and the kernel's SYNPROXY, in
-// turn, each for so many seconds in all as LEVEE_RATE_SECONDS says, and wants three quarters of plain forwarding's. It needs a machine that does
-// nothing else:
-//
-//	LEVEE_RATE_SECONDS=30 go test -count=1 -v -run ConnectionPerRequestRate/IPv4/wrk ./integration
-func TestConnectionPerRequestRate(t *testing.T) {
-	s := os.Getenv("LEVEE_RATE_SECONDS")
-	if s == "" {
-		t.Skip("a measurement: set LEVEE_RATE_SECONDS")
-	}
-	seconds, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const turns = 3
-	each := time.Duration(seconds) * time.Second / turns
-	families(t, func(t *testing.T, v6 bool) {
-		for _, generator := range perRequest {
-			t.Run(generator.name, func(t *testing.T) {
-				names := []string{"plain forwarding", "SYNPROXY", "levee"}
-				labs := []*lab.Lab{labtest.New(t, lab.Config{}), labtest.New(t, lab.Config{}), protect(t, options{"timestamps": "true"}).Lab}
-				if _, err := labs[1].StartSYNPROXY(lab.SYNPROXYConfig{MSS: 1460, WScale: 7, SACK: true, Timestamps: true}); err != nil {
-					t.Fatal(err)
-				}
-				for _, l := range labs {
-					nginx(t, l.Servers[0])
-					reusePorts(t, l.Clients[0])
-				}
-				rates, longest, errors := make([][]float64, len(labs)), make([]time.Duration, len(labs)), make([]float64, len(labs))
-				for range turns {
-					for i, l := range labs {
-						r := generator.run(t, l.Clients[0].Namespace, "http://"+l.Servers[0].AddrPort(v6, 80).String()+"/close", each)
-						if names[i] == "levee" {
-							r.check(t)
-						}
-						rates[i] = append(rates[i], r.requests/each.Seconds())
-						longest[i] = max(longest[i], r.longest)
-						errors[i] += r.errors
-					}
-				}
-				for i, name := range names {
-					slices.Sort(rates[i])
-					ratio := rates[i][turns/2] / rates[0][turns/2]
-					t.Logf("%s: %.0f requests a second, %.2f of plain forwarding, the longest %s, %.0f errors", name, rates[i], ratio, longest[i], errors[i])
-					if name == "levee" && ratio < 0.75 {
-						t.Errorf("levee's rate is %.2f of plain forwarding's, want 0.75", ratio)
-					}
-				}
 			})
 		}
 	})
