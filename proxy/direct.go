@@ -134,6 +134,7 @@ func (w *Worker) accepted(s *stripe, slot uint32) {
 	case p.Ack == f.cookie+1 && f.cookie != f.clientISN:
 		f.clientISN, f.wscale = f.cookie, f.tries
 		f.half[client] = half{end: f.clientISN + 1, maxWindow: 1 << 16}
+		f.fins = [2]finMark{}
 		f.created = w.now.since
 		w.enter(s, slot, evHandshake)
 	case !f.answered(p.Ack) || f.state != StateOpening:

@@ -52,14 +52,15 @@ type flow struct {
 	service uint16
 	// tries counts SYNs to the server after the first.
 	tries uint8
-	// wscale is the client's window scale and mss its MSS in bytes, as its cookie told: what levee's SYN offers the server.
+	// wscale is the client's window scale, as its cookie told: what levee's SYN offers the server.
 	wscale uint8
 	// trafficClass is for levee's SYN: the DSCP of the client's ACK.
 	trafficClass uint8
 	// former is the fingerprint of the cookie of the incarnation that this one replaced: late segments that carry it
 	// open nothing.
 	former fingerprint
-	mss    uint16
+	// fins is what each side waits for with its FIN, once opened.
+	fins [2]finMark
 
 	// clientISN is C, and cookie K, of the drawing in doc.go. In a direct flow cookie and tries are something else: see direct.go.
 	clientISN, cookie seqnum.Value
@@ -93,12 +94,15 @@ type half struct {
 	end, ack seqnum.Value
 	// maxWindow is the largest window it offered, in bytes.
 	maxWindow uint32
-	// window is the field of its latest segment, as it wrote it.
+	// window is the field of its latest segment, as it wrote it. The server's is needed by nobody: see mss.
 	window uint16
 	// scale is the shift its windows are written with, promised the one that its peer
 	// was told they are written with: levee rescales from one to the other.
 	scale, promised uint8
 }
+
+// mss is the client's MSS in bytes, as its cookie told, for levee's SYN. It is kept where the server's window will be.
+func (f *flow) mss() *uint16 { return &f.half[server].window }
 
 func (f *flow) has(flag flowFlags) bool { return f.flags&flag != 0 }
 
@@ -161,6 +165,7 @@ func (f *flow) unexpected(p *stack.Packet) bool {
 
 // observe learns from a plausible segment of side s.
 func (f *flow) observe(s side, p *stack.Packet, ack seqnum.Value) {
+	f.markFIN(s, p)
 	h := &f.half[s]
 	h.bytes += uint64(p.PayloadLen)
 	if end := p.End(); h.end.LessThan(end) {
@@ -169,7 +174,7 @@ func (f *flow) observe(s side, p *stack.Packet, ack seqnum.Value) {
 	if isACK(p) && h.ack.LessThan(ack) {
 		h.ack = ack
 		if peer := &f.half[s.peer()]; peer.end.LessThan(ack) {
-			peer.end = ack
+			peer.end, f.fins[s.peer()] = ack, finNone
 		}
 	}
 	h.window = p.Window

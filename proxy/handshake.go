@@ -122,9 +122,10 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	*f = flow{
 		key: f.key, state: f.state, service: svc.state.index, created: w.now.since,
 		clientISN: seqnum.Value(valid.ClientISN), cookie: seqnum.Value(valid.ISN),
-		mss: valid.Options.MSS, wscale: valid.Options.WScale,
+		wscale:       valid.Options.WScale,
 		trafficClass: p.TrafficClass() &^ ecnMask, delta: p.FlowLabel(),
 	}
+	*f.mss() = valid.Options.MSS
 	f.set(clientLow, srcLow)
 	f.set(timestamps, p.Options.Timestamps)
 	f.set(sack, valid.Options.SACK)
@@ -157,7 +158,7 @@ func (w *Worker) sendSYN(f *flow) {
 		syn.Flags |= flagECE | flagCWR
 	}
 	syn.Window = rescale(f.half[client].window, f.half[client].scale, 0)
-	syn.MSS, syn.WScale, syn.SACKPermitted = f.mss, f.wscale, f.has(sack)
+	syn.MSS, syn.WScale, syn.SACKPermitted = *f.mss(), f.wscale, f.has(sack)
 	syn.Timestamps, syn.TSVal = f.has(timestamps), f.clientTSVal
 	syn.TrafficClass, syn.FlowLabel = f.trafficClass, f.delta
 	w.out.build(&syn)
@@ -262,7 +263,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	f.set(opened, true)
 
 	w.ackServer(f, flowLabel, exact)
-	fin := w.release(f, early, flowLabel)
+	w.release(f, early, flowLabel)
 	update := f.segmentTo(client)
 	update.Seq, update.Ack, update.Flags = f.cookie+1, f.clientISN+1, flagACK
 	update.Window = rescale(p.Window, 0, v.promised)
@@ -273,9 +274,6 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	w.count(w.serviceOf(f)).opened.inc()
 	w.counters.handshake(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
-	if fin {
-		w.enter(s, slot, evClientFIN)
-	}
 }
 
 // ackServer acknowledges the SYN-ACK in work for the client, with its timestamp if that is to be exact (see ServerAck).

@@ -40,8 +40,9 @@ func TestInFlowAttack(t *testing.T) {
 }
 
 // TestInFlowAttackNear is TestInFlowAttack by somebody who knows the numbers about, or nearly: within 1 MB or 16 bytes. Many segments
-// are then such as levee can't tell from a host's own, though the host can: they move the windows of its record, and have it take a FIN or a
-// RST for real, which shortens the time-out of a flow that falls idle. What the hosts say to each other must not suffer.
+// are then such as levee can't tell from a host's own, though the host can: they move the windows of its record, and have it take a RST for
+// real, or even a FIN and its acknowledgement if they are that close, which shortens the time-out of a flow that falls idle. What the hosts say
+// to each other must not suffer.
 func TestInFlowAttackNear(t *testing.T) {
 	for _, reach := range []seqnum.Value{1 << 20, 16} {
 		t.Run(fmt.Sprint(reach), func(t *testing.T) {
@@ -213,13 +214,20 @@ func (n *inflowNet) drifted(c *inflowConn, before, after flow, frame []byte) {
 			ack -= seqnum.Value(before.delta)
 		}
 		if before.plausible(from, &p, ack) {
-			// levee's bounds are wider than a host's, who knows its own numbers: such a segment may widen them, but decides nothing.
+			// levee's bounds are wider than a host's, who knows its own numbers: such a segment may widen them, but decides nothing, and
+			// shortens no time-out.
 			n.near++
 			same.half, same.lastSeen, same.clientTSVal = after.half, after.lastSeen, after.clientTSVal
+			if n.reach != 0 || !after.closing() {
+				same.fins = after.fins
+			}
 		}
 	}
 	if n.reach != 0 {
-		same.state, same.half, same.lastSeen, same.clientTSVal = after.state, after.half, after.lastSeen, after.clientTSVal
+		same.half, same.lastSeen, same.clientTSVal = after.half, after.lastSeen, after.clientTSVal
+		if isRST(&p) || n.reach <= 16 {
+			same.state = after.state
+		}
 	}
 	if same != after {
 		n.t.Errorf("a forged segment (%v, seq %d, ack %d, %d bytes, from %v) changes the flow\nfrom %+v\nto   %+v",

@@ -111,10 +111,15 @@ func TestBypass(t *testing.T) {
 				}
 				s.Advance(time.Hour)
 				send(proxytest.FromServer, back(c.segment(0), fin|ack, isn+1001, c.isn+1001), nil, test.others)
-				s.wantState(proxy.StateServerClosed)
+				s.wantState(proxy.StateOpen)
 				last := c.segment(1000)
+				last.Ack = isn + 1002
+				send(proxytest.FromClient, last, nil, test.others)
+				s.wantState(proxy.StateServerClosed)
 				last.Flags |= fin
 				send(proxytest.FromClient, last, nil, test.others)
+				s.wantState(proxy.StateServerClosed)
+				send(proxytest.FromServer, back(c.segment(0), ack, isn+1002, c.isn+1002), nil, test.others)
 				s.wantState(proxy.StateTimeWait)
 				if n := s.Proxy.Snapshot().Passed[proxy.PassBypass]; n != 1 {
 					t.Errorf("%d SYNs counted", n)

@@ -185,6 +185,14 @@ func TestEarlyRelease(t *testing.T) {
 				if !slices.Equal(segments, test.want) {
 					t.Errorf("the server gets %v, not %v", segments, test.want)
 				}
+				if test.state == proxy.StateClientClosed { // once the server has the FIN
+					s.wantState(proxy.StateOpen)
+					last := segments[len(segments)-1]
+					a := r.segment(ack)
+					a.Seq, a.Ack = a.Seq+1, r.syn.Seq+1+seqnum.Value(last.at+last.n)+1
+					r.Send(&a, nil)
+					s.Advance(20 * time.Millisecond)
+				}
 				s.wantState(test.state)
 				wantHeld(t, s.Network, 0)
 				if n := len(test.want); n > 0 && test.state == proxy.StateOpen {

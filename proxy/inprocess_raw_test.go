@@ -74,6 +74,17 @@ func (c *rawClient) open() {
 	c.s.Advance(20 * time.Millisecond) // the window update
 }
 
+// takeFIN has the server close its half, and acknowledges its FIN, which follows no data.
+func (c *rawClient) takeFIN() {
+	c.s.t.Helper()
+	c.s.server.CloseWrite()
+	c.s.Until("FIN", soon, func() bool { return c.got(fin | ack) })
+	s := c.segment(0)
+	s.Ack++
+	c.Send(&s, nil)
+	c.s.Advance(20 * time.Millisecond)
+}
+
 // send sends data at an offset of the stream.
 func (c *rawClient) send(offset int, data []byte) {
 	s := c.segment(offset)
@@ -181,10 +192,9 @@ func TestReplayedAck(t *testing.T) {
 		state proxy.State
 	}{
 		{"while open", func(*session, *rawClient) {}, proxy.StateOpen},
-		{"half-closed", func(s *session, _ *rawClient) { s.server.CloseWrite() }, proxy.StateServerClosed},
-		{"closed", func(s *session, c *rawClient) {
-			s.server.Close()
-			s.Until("FIN", soon, func() bool { return c.got(fin | ack) })
+		{"half-closed", func(_ *session, c *rawClient) { c.takeFIN() }, proxy.StateServerClosed},
+		{"closed", func(_ *session, c *rawClient) {
+			c.takeFIN()
 			f := c.segment(0)
 			f.Flags |= header.TCPFlagFin
 			f.Ack++

@@ -84,7 +84,10 @@ func TestNewIncarnation(t *testing.T) {
 			c.Send(&f, nil)
 			s.Advance(time.Second)
 		}, true},
-		{"after the server's FIN", proxy.StateServerClosed, func(s *session, _ *rawClient) {
+		{"after the server's FIN", proxy.StateServerClosed, func(s *session, c *rawClient) {
+			c.takeFIN()
+		}, true},
+		{"while the server's FIN is lost", proxy.StateOpen, func(s *session, _ *rawClient) {
 			s.server.CloseWrite()
 			s.Advance(time.Second)
 		}, true},

@@ -69,7 +69,7 @@ func (p *pair) fin(side int) []*proxytest.Packet {
 	return p.send(side, proxytest.Frame(&seg, nil))
 }
 
-// FINs in every order, each sent twice, half-closed for hours in between.
+// FINs in every order, each sent twice and then acknowledged, half-closed for hours in between.
 func TestFINs(t *testing.T) {
 	closed := [2]proxy.State{proxy.StateClientClosed, proxy.StateServerClosed}
 	for first := range 2 {
@@ -83,11 +83,20 @@ func TestFINs(t *testing.T) {
 							t.Errorf("%s: %d packets arrive", what, len(got))
 						}
 					}
+					acknowledge := func(side int, want proxy.State) {
+						t.Helper()
+						seg := p.segment(side)
+						arrives("acknowledgement", p.send(side, proxytest.Frame(&seg, nil)), ack)
+						p.s.wantState(want)
+					}
 					for range 2 {
 						arrives("first FIN", p.fin(first), fin|ack)
-						p.s.wantState(closed[first])
+						p.s.wantState(proxy.StateOpen)
 					}
 					if !crossed { // the other goes on sending for hours
+						acknowledge(1-first, closed[first])
+						arrives("first FIN again", p.fin(first), fin|ack)
+						acknowledge(1-first, closed[first])
 						for range 4 {
 							p.s.Advance(2 * time.Hour)
 							seg := p.segment(1 - first)
@@ -98,17 +107,23 @@ func TestFINs(t *testing.T) {
 					if crossed { // it has not seen the first
 						p.sent[first] = false
 					}
+					halfway := closed[first]
+					if crossed {
+						halfway = proxy.StateOpen
+					}
 					for range 2 {
 						arrives("second FIN", p.fin(1-first), fin|ack)
-						p.s.wantState(proxy.StateTimeWait)
+						p.s.wantState(halfway)
 					}
 					p.sent[first] = true
+					if crossed {
+						acknowledge(1-first, closed[first])
+					}
+					acknowledge(first, proxy.StateTimeWait)
 					for side := range 2 {
 						arrives("FIN again", p.fin(side), fin|ack)
-						seg := p.segment(side)
-						arrives("last ACK", p.send(side, proxytest.Frame(&seg, nil)), ack)
+						acknowledge(side, proxy.StateTimeWait)
 					}
-					p.s.wantState(proxy.StateTimeWait)
 					wantDrops(t, p.s.Network, nil)
 					p.s.Advance(remembered - time.Second)
 					p.s.wantState(proxy.StateTimeWait)

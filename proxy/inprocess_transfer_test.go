@@ -253,6 +253,7 @@ func TestHalfClose(t *testing.T) {
 			s.server.Close()
 			s.received("client", s.client, more)
 			s.Until("end of the answer", soon, func() bool { return s.client.EOF() })
+			s.Advance(20 * time.Millisecond) // the ACK of the FIN
 			s.wantState(proxy.StateTimeWait)
 		})
 		t.Run("server closes, client goes on", func(t *testing.T) {
@@ -264,6 +265,7 @@ func TestHalfClose(t *testing.T) {
 			s.client.Close()
 			s.received("server", s.server, more)
 			s.Until("end of the upload", soon, func() bool { return s.server.EOF() })
+			s.Advance(20 * time.Millisecond) // the ACK of the FIN
 			s.wantState(proxy.StateTimeWait)
 		})
 	})

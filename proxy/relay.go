@@ -53,10 +53,13 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 		}
 	case plausible:
 		f.observe(from, p, ack)
-		if isFIN(p) && p.ChecksumOK() {
-			w.enter(s, slot, fin(from))
-		}
 		w.touch(s, slot)
+		if f.acknowledgedFIN(from, p, ack) {
+			w.enter(s, slot, fin(from.peer()))
+		}
+		if isFIN(p) && f.closing() {
+			s.arm(slot, w.due(f)) // sooner than it was
+		}
 	}
 	e := f.edit(from, p)
 	p.Apply(&e)
@@ -248,7 +251,11 @@ func (w *Worker) due(f *flow) tick {
 			return f.lastSeen + synTimeout(f.tries)
 		}
 	case StateOpen, StateClientClosed, StateServerClosed:
-		return f.lastSeen + w.policy.idle
+		idle := w.policy.idle
+		if f.closing() {
+			idle = min(idle, w.policy.remembered)
+		}
+		return f.lastSeen + idle
 	}
 	return f.lastSeen + w.policy.remembered
 }

@@ -54,10 +54,10 @@ func (w *Worker) hold(f *flow, svc *service) bool {
 
 // release sends the server what it was too late for, right behind the acknowledgement of its SYN-ACK, which is in work: in the
 // order of the stream and in segments that it takes, each with the flags it came with. What is beyond the server's window the client
-// sends again. release says whether the client's FIN was among it. The chain is freed.
-func (w *Worker) release(f *flow, head chunkRef, flowLabel uint32) (fin bool) {
+// sends again. The chain is freed.
+func (w *Worker) release(f *flow, head chunkRef, flowLabel uint32) {
 	if head == 0 {
-		return false
+		return
 	}
 	pool, c := w.proxy.early, &f.half[client]
 	size, window := w.segmentSize(f), int(w.pkt.Window)
@@ -83,13 +83,12 @@ func (w *Worker) release(f *flow, head chunkRef, flowLabel uint32) (fin bool) {
 		c.bytes += uint64(bytes)
 		c.end = segment.Seq + seqnum.Value(bytes)
 		if flags&flagFIN != 0 {
-			fin = true
 			c.end++
+			f.fins[client] = finSent
 		}
 		at = next
 	}
 	pool.drop(&head)
-	return fin
 }
 
 // join is what of a chain, from a piece on, goes into one frame: up to what the client's TCP has sent at once, as PSH tells. It returns how

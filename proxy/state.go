@@ -4,10 +4,10 @@ package proxy
 //
 //	             valid ACK              SYN-ACK
 //	StateFree ──────────────▶ Opening ───────────▶ Open
-//	                             │                  │ FIN of one side
+//	                             │                  │ ACK of one side's FIN
 //	                 server RST, │                  ▼
 //	                 no answer,  │          ClientClosed, ServerClosed
-//	                 client RST  │                  │ FIN of the other
+//	                 client RST  │                  │ ACK of the other's
 //	                             ▼                  ▼
 //	                           Reset ◀── RST ──  TimeWait
 //
@@ -15,8 +15,8 @@ package proxy
 // StateFree, except from Opening, which it ends by way of Reset. A direct flow (see direct.go) goes from StateFree to Opening by its SYN
 // and on to Open when both hosts have answered.
 //
-// FINs count in either order or both at once, the same one again changes nothing, and nothing but a RST leads back from a half-closed
-// state: it lasts as long as the hosts send. A RST counts if its sequence number is what its receiver expects next (RFC 5961 §3);
+// FINs count when their receivers have acknowledged them (see finMark), in either order or both at once. The same one again changes nothing, and
+// nothing but a RST leads back from a half-closed state: it lasts as long as the hosts send. A RST counts if its sequence number is what its receiver expects next (RFC 5961 §3);
 // any other is forwarded, and so is the challenge ACK it may be answered with. What passes in TimeWait and Reset is still
 // translated: hosts send FINs and resets again.
 type State uint8
@@ -29,10 +29,10 @@ const (
 	StateOpening
 	// StateOpen passes data both ways.
 	StateOpen
-	// StateClientClosed and StateServerClosed are half-closed: that side's FIN has passed.
+	// StateClientClosed and StateServerClosed are half-closed: that side's FIN is acknowledged.
 	StateClientClosed
 	StateServerClosed
-	// StateTimeWait has seen both FINs. It lasts for Config.TransitoryTimeout, so that
+	// StateTimeWait has seen both FINs acknowledged. It lasts for Config.TransitoryTimeout, so that
 	// retransmissions still pass and a replayed handshake ACK opens nothing.
 	StateTimeWait
 	// StateReset has ended by a RST or was never answered. It lasts as long as StateTimeWait for the same reasons (RFC 7857 §2.2).
@@ -64,7 +64,7 @@ const (
 	evHandshake event = iota
 	// evSynAck: the server accepts; in a direct flow, and the client has acknowledged that.
 	evSynAck
-	// evClientFIN, evServerFIN: that side has sent all it had.
+	// evClientFIN, evServerFIN: that side has sent all it had, and its peer has acknowledged that.
 	evClientFIN
 	evServerFIN
 	// evRST: either side has reset the connection, or the server refuses it.

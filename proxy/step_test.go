@@ -93,6 +93,7 @@ func TestWindowGrowsWhileOpening(t *testing.T) {
 			r.sentFor(r.from(client, 1001, k+1+all, flagACK, 500, 0))
 			r.sentFor(r.from(server, 5001+all, 1001, flagFIN|flagACK, 128, 0))
 			r.sentFor(r.from(client, 1001, k+1+all+1, flagFIN|flagACK, 500, 0))
+			r.sentFor(r.from(server, 5001+all+1, 1002, flagACK, 128, 0))
 			r.wantStates(StateTimeWait, 1)
 		})
 	}
@@ -126,6 +127,7 @@ func TestFragmentsKeepStep(t *testing.T) {
 	}
 	r.sentFor(r.from(client, c, k+1+s-5001, flagFIN|flagACK, 500, 0))
 	r.sentFor(r.from(server, s, c+1, flagFIN|flagACK, 128, 0))
+	r.sentFor(r.from(client, c+1, k+1+s-5001+1, flagACK, 500, 0))
 	r.wantStates(StateTimeWait, 1)
 }
 
