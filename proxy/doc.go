@@ -18,8 +18,10 @@
 //	  │ ◀──────── ACK seq=K+1, window of the server                 │
 //	  │ data seq=c ack=s+Δ ────────▶ seq=c ack=s ──────────────────▶│
 //	  │ ◀──────── seq=s+Δ ack=c  ◀──────────────────── seq=s ack=c  │
-//	  │ FIN ───────────────────────▶ StateClientClosed ────────────▶│
-//	  │ ◀─────────────────────────── StateTimeWait ◀─────────── FIN │   remembered for four minutes
+//	  │ FIN ───────────────────────────────────────────────────────▶│
+//	  │ ◀─────────────────────────── StateClientClosed ◀─────── ACK │   a FIN counts when it is acknowledged
+//	  │ ◀────────────────────────────────────────────────────── FIN │
+//	  │ ACK ───────────────────────▶ StateTimeWait ────────────────▶│   remembered for four minutes
 //
 // A connection that a protected server opens itself, or whose SYN can't be proxied (TCP-MD5, TCP-AO, MPTCP joins), is tracked without
 // translation (see direct.go).

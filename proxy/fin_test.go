@@ -145,6 +145,30 @@ func TestFINAhead(t *testing.T) {
 	}
 }
 
+// TestFINBehind: what was followed by data is no FIN.
+func TestFINBehind(t *testing.T) {
+	for _, s := range []side{client, server} {
+		r := newFINRig(t)
+		r.send(s, 0, 0, false, 100)
+		r.send(s, 50, 0, true, 0)
+		r.send(s.peer(), 0, 100, false, 0)
+		r.lasts(StateOpen, DefaultIdleTimeout)
+	}
+}
+
+// TestFINAndShortIdleTimeout: a FIN makes no flow last longer.
+func TestFINAndShortIdleTimeout(t *testing.T) {
+	r := newFINRig(t)
+	cfg := r.proxy.cfg
+	cfg.Services = []Service{r.proxy.policy.Load().services[0].Service}
+	cfg.IdleTimeout = time.Minute
+	if err := r.proxy.Reload(cfg, r.now); err != nil {
+		t.Fatal(err)
+	}
+	r.send(client, 0, 0, true, 0)
+	r.lasts(StateOpen, time.Minute)
+}
+
 // TestDamagedFIN: a FIN with a wrong checksum is none.
 func TestDamagedFIN(t *testing.T) {
 	r := newFINRig(t)
