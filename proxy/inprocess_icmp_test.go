@@ -170,6 +170,49 @@ func TestICMPWhileOpen(t *testing.T) {
 	}
 }
 
+// An error in fragments is translated in the first, like a segment in fragments. A forged one can be told by its number, but not by its
+// checksum, so that it refuses no connection.
+func TestICMPInFragments(t *testing.T) {
+	for _, opening := range []bool{false, true} {
+		v := variant{}
+		s, c, r := rawPair(t, v, v.config(), nil)
+		about, hop := r.syn.IP, proxytest.FromServer
+		if !opening {
+			r.accept()
+			d := r.segment(ack)
+			d.Seq++
+			r.Send(&d, data(2, 50))
+			s.Advance(20 * time.Millisecond)
+			d = r.segment(ack)
+			d.Seq = c.cookie + 1
+			about, hop = proxytest.Frame(&d, nil)[stack.VirtioLen:], proxytest.FromClient
+		}
+		c.Take()
+		r.Take()
+		frame := icmpError(unreachable, 1, about, 20)
+		ip := header.IPv4(frame[stack.VirtioLen:])
+		ip.SetFlagsFragmentOffset(header.IPv4FlagMoreFragments, 0)
+		ip.SetChecksum(0)
+		ip.SetChecksum(^ip.CalculateChecksum())
+		s.Inject(hop, frame)
+		s.Advance(20 * time.Millisecond)
+		if opening {
+			s.wantState(proxy.StateOpening)
+			wantDrops(t, s.Network, map[proxy.DropReason]uint64{proxy.DropICMP: 1})
+			continue
+		}
+		wantDrops(t, s.Network, nil)
+		got := r.Take()
+		if len(got) != 1 {
+			t.Fatalf("%d packets at the server", len(got))
+		}
+		message := got[0].Frame[stack.VirtioLen+header.IPv4MinimumSize:]
+		if seq := seqnum.Value(binary.BigEndian.Uint32(message[8+header.IPv4MinimumSize+4:])); seq != r.isn+1 {
+			t.Errorf("the error quotes %d, not %d", seq, r.isn+1)
+		}
+	}
+}
+
 // Errors about connections that protected servers open themselves, or that are nobody's, pass too, if they fit.
 func TestICMPOutbound(t *testing.T) {
 	v := variant{}

@@ -30,10 +30,10 @@ const quoteAt = 8
 const quotedTCP = 8
 
 // Parse reads the quotation of p, which Packet.Parse found to be KindOther, and says whether p is an error about a TCP
-// segment that has its ports.
+// segment that has its ports. Of an error in fragments, as a narrow path behind its sender makes them, the first has all that counts.
 func (q *Quote) Parse(p *Packet) bool {
 	*q = Quote{packet: p}
-	if p.FirstFragment || len(p.IP) < p.L4+quoteAt {
+	if len(p.IP) < p.L4+quoteAt {
 		return false
 	}
 	q.icmp = p.IP[p.L4:]
@@ -103,10 +103,14 @@ func quotedTCP6(inner []byte, next uint8) int {
 	return 0
 }
 
-// ChecksumOK says whether the message's checksum is right. A partial one is right by the kernel's word.
+// ChecksumOK says whether the message's checksum is right. A partial one is right by the kernel's word; that of a first fragment
+// covers bytes that are not here, and counts as wrong.
 func (q *Quote) ChecksumOK() bool {
 	if q.packet.Partial {
 		return true
+	}
+	if q.packet.FirstFragment {
+		return false
 	}
 	sum := uint16(0)
 	if q.packet.V6 {

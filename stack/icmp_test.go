@@ -161,6 +161,42 @@ func TestQuoteBehindExtensions(t *testing.T) {
 	}
 }
 
+// TestQuoteInFragments: the first fragment of an error is edited so that the whole is right when it is put together again. Its checksum
+// proves nothing.
+func TestQuoteInFragments(t *testing.T) {
+	const part = 72 // of the message: up to the quoted checksum, at least
+	for _, s := range []stacktest.Segment{{Src: server4, Dst: client4}, {Src: server6, Dst: client6}} {
+		s.Seq, s.Payload = 12345, bytes.Repeat([]byte{7}, 50)
+		whole := icmpError(s, 3, 70)
+		l4, first := 20, bytes.Clone(whole[:20+part])
+		if s.Src.Addr().Is6() {
+			l4 = 40
+			fragment := stacktest.FragmentHeader(0, true).Bytes
+			fragment[0] = whole[6]
+			first = append(append(bytes.Clone(whole[:l4]), fragment...), whole[l4:l4+part]...)
+			first[6], first[5] = stacktest.Fragmentation, byte(len(first)-l4)
+		} else {
+			first[6], first[3] = 0x20, byte(len(first))
+		}
+		var p stack.Packet
+		var q stack.Quote
+		if kind := p.Parse(first, false); kind != stack.KindOther || !q.Parse(&p) || q.Seq != 12345 {
+			t.Fatalf("kind %d, seq %d", kind, q.Seq)
+		}
+		if q.ChecksumOK() {
+			t.Error("the checksum of a part is right")
+		}
+		q.AddSeq(7)
+		copy(whole[l4:], first[p.L4:])
+		if sum := icmpSum(whole); sum != 0xffff {
+			t.Errorf("the whole message sums to %x", sum)
+		}
+		if p.Parse(whole, false) != stack.KindOther || !q.Parse(&p) || q.Seq != 12352 {
+			t.Errorf("the whole quotes %d", q.Seq)
+		}
+	}
+}
+
 // TestNotAQuote lists what isn't an error about TCP.
 func TestNotAQuote(t *testing.T) {
 	good := func() []byte { return icmpError(stacktest.Segment{Src: server4, Dst: client4}, 3, 8) }
@@ -174,7 +210,6 @@ func TestNotAQuote(t *testing.T) {
 		"quotes a later part":  spoiled(28+7, 9),
 		"quotes a short IP":    spoiled(28, 0x44),
 		"quotes a long IP":     spoiled(28, 0x4f),
-		"fragment":             spoiled(6, 0x20),
 		"quotes less than TCP": func() []byte { p := good()[:20+8+20+7]; p[3]--; return p }(),
 		"without a quotation":  func() []byte { p := good()[:20+8]; p[3] = 28; return p }(),
 		"without a message":    func() []byte { p := good()[:20+3]; p[3] = 23; return p }(),
