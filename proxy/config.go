@@ -96,7 +96,7 @@ type Service struct {
 	// ClosedPorts says what becomes of SYNs to ports that are known not to answer.
 	ClosedPorts ClosedPorts
 	// BypassRate is how many SYNs a second may go to the servers as they are, because they carry TCP-MD5, TCP-AO or an
-	// MPTCP join and can't be proxied; as many may come at once. 0 lets none through.
+	// MPTCP join and can't be proxied, or an MSS smaller than a cookie can say (cookie.RoundMSS); as many may come at once. 0 lets none through.
 	BypassRate int
 	// EarlyData is how many bytes a client may send before its server has answered, 0 to MaxEarlyData. They are held until then. 0
 	// makes clients wait for a window of the server's.

@@ -1,9 +1,13 @@
 package proxy
 
-import "gvisor.dev/gvisor/pkg/tcpip/seqnum"
+import (
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/proxy/cookie"
+	"levee/stack"
+)
 
 // Direct flows are connections whose hosts shake hands with each other, while levee only looks on: those that protected servers
-// open themselves, and those that clients open with options that no proxy can honour. Nothing in them is translated; they are
+// open themselves, and those that clients open with options that no proxy or no cookie can honour. Nothing in them is translated; they are
 // tracked so that their segments are not taken for strays. In the record the client is the one who opened the
 // connection, and cookie and tries are the initial sequence number and window scale of the latest SYN, whose answer makes the
 // record begin anew.
@@ -24,12 +28,22 @@ func (w *Worker) outbound(svc *service, frame []byte) {
 // have to change, or one that joins an MPTCP connection, of which only the server knows (RFC 8684 §3.2). It goes to
 // the server at a bounded rate.
 func (w *Worker) bypass(svc *service, frame []byte) {
-	if !svc.state.bypassed.take(w.now.since, svc.BypassRate) {
+	if !svc.mayBypass(w.now) {
 		w.drop(DropBypassRate)
 		return
 	}
 	w.direct(svc, frame, PassBypass)
 }
+
+// belowCookie says that a SYN's MSS is smaller than any that a cookie gives back. The server would be offered more than the client takes, so that
+// such a SYN had better go to it as it is, like one that can't be proxied. Beyond that rate it gets a cookie all the same.
+func belowCookie(p *stack.Packet) bool {
+	mss := p.Options.MSS
+	return mss != 0 && mss < cookie.RoundMSS(p.V6, mss)
+}
+
+// mayBypass says whether one more SYN may go to a server as it is.
+func (s *service) mayBypass(now instant) bool { return s.state.bypassed.take(now.since, s.BypassRate) }
 
 // direct forwards a SYN and tracks its connection. It is counted as passed for this reason, if any.
 func (w *Worker) direct(svc *service, frame []byte, why PassReason) {

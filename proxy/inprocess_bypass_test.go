@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -176,6 +177,55 @@ func TestBypassFlood(t *testing.T) {
 	}
 	s.open()
 	s.exchange()
+}
+
+// An MSS that no cookie can say reaches the server as it is, as long as there are few of them; more are proxied.
+func TestTinyMSS(t *testing.T) {
+	for _, test := range []struct {
+		mss   [2]uint16 // v4, v6
+		rate  int
+		offer [2]uint16 // to the server
+		asIs  bool
+	}{
+		{mss: [2]uint16{535, 1219}, rate: 1, offer: [2]uint16{535, 1219}, asIs: true},
+		{mss: [2]uint16{1, 1}, rate: 1, offer: [2]uint16{1, 1}, asIs: true},
+		{mss: [2]uint16{535, 1219}, rate: 0, offer: [2]uint16{536, 1220}},
+		{mss: [2]uint16{536, 1220}, rate: 1, offer: [2]uint16{536, 1220}},
+		{mss: [2]uint16{0, 0}, rate: 1, offer: [2]uint16{536, 1220}}, // it doesn't say
+	} {
+		t.Run(fmt.Sprint(test), func(t *testing.T) {
+			forVariants(t, false, func(t *testing.T, v variant) {
+				family := 0
+				if v.v6 {
+					family = 1
+				}
+				s, c, r := bypassed(t, v, test.rate)
+				send := func(seg stack.Segment) {
+					c.Send(&seg, nil)
+					s.Advance(20 * time.Millisecond)
+				}
+				first := c.Segment(c.port, v.serverAddr(), c.isn, 0)
+				first.MSS = test.mss[family]
+				send(first)
+				if got := c.Take(); len(got) == 0 != test.asIs {
+					t.Fatalf("%d answers to the SYN", len(got))
+				} else if !test.asIs {
+					c.cookie = got[0].TCP.Seq
+					send(c.Segment(c.port, v.serverAddr(), c.isn+1, c.cookie+1))
+				}
+				s.wantState(proxy.StateOpening)
+				got := r.Take()
+				checkControl(t, "server", got, []header.TCPFlags{syn})
+				if mss := got[0].TCP.Options.MSS; mss != test.offer[family] {
+					t.Errorf("the server is offered an MSS of %d, not %d", mss, test.offer[family])
+				}
+				if n := s.Proxy.Snapshot().Passed[proxy.PassBypass]; (n == 1) != test.asIs {
+					t.Errorf("%d SYNs counted as passed", n)
+				}
+				wantDrops(t, s.Network, nil)
+			})
+		})
+	}
 }
 
 // An open connection that isn't proxied survives a forged SYN and SYN-ACK of the same ports.

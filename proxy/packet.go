@@ -75,6 +75,8 @@ func (w *Worker) syn(frame []byte) {
 		w.drop(DropBadChecksum)
 	case p.Options.Signed || p.Options.Join:
 		w.bypass(svc, frame)
+	case belowCookie(p) && svc.mayBypass(w.now):
+		w.direct(svc, frame, PassBypass)
 	default:
 		w.answer(svc)
 	}

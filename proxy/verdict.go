@@ -92,7 +92,7 @@ const (
 	PassModeOff
 	// PassNotTCP: not TCP, nor an ICMP error about a server's segment.
 	PassNotTCP
-	// PassBypass: a SYN with TCP-MD5, TCP-AO or an MPTCP join, which only the server can answer.
+	// PassBypass: a SYN with TCP-MD5, TCP-AO or an MPTCP join, which only the server can answer, or with an MSS that no cookie can say.
 	PassBypass
 	// PassFragment: a later fragment, which has no TCP header to translate.
 	PassFragment
