@@ -56,7 +56,7 @@ func newRig(t testing.TB, o Options) *rig {
 			Ports: []PortRange{{80, 80}}, Mode: ModeAlways, Options: o,
 		}},
 		Capacity: 1000, MTU: 1500, IdleTimeout: DefaultIdleTimeout, TransitoryTimeout: DefaultTransitoryTimeout,
-		Secret: cookie.Secret{1},
+		Secret: cookie.Secret{1}, Replies: Replies{PerNetwork: MaxReplyRate},
 	}, now)
 	if err != nil {
 		t.Fatal(err)

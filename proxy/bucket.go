@@ -26,3 +26,10 @@ func (b *bucket) take(now time.Duration, rate int) bool {
 		}
 	}
 }
+
+// give returns a token to a bucket that gains rate tokens a second. A full one holds no more for it.
+func (b *bucket) give(rate int) {
+	if rate > 0 {
+		b.full.Add(-int64(time.Second) / int64(rate))
+	}
+}

@@ -103,6 +103,15 @@ type Service struct {
 	EarlyData int
 	// ServerAck is how the servers' SYN-ACKs are acknowledged.
 	ServerAck ServerAck
+	// Allow holds the sources that shake hands with the servers themselves, and whose segments of no flow pass; Deny those that open no
+	// connection. The longest prefix counts; they are masked, and none is in both.
+	Allow, Deny []netip.Prefix
+	// Verified says what sources may do that have proved lately that they exist.
+	Verified Verified
+	// PerSource bounds what one source can have.
+	PerSource PerSource
+	// Unknown says what becomes of segments of no flow.
+	Unknown Unknown
 }
 
 func (s *Service) hasPort(p uint16) bool {
@@ -124,6 +133,15 @@ type Config struct {
 	// MTU in bytes of the smallest link that the proxied packets cross, the TUN included: the bound
 	// of the MSS that is promised.
 	MTU int
+	// Grace is for how long after the start segments of no flow pass, as connections may have been there before: those whose server still
+	// has them are then tracked as direct flows. 0 is not at all.
+	Grace time.Duration
+	// Replies bounds answers to sources that may be forged; where it is 0 the default counts.
+	Replies Replies
+	// Neighbours are prefixes whose hosts the gateway's links lead to directly, if they hold more addresses than the kernel's neighbour table:
+	// of all that claim to be there only so many are answered. The services' own prefixes are always among them. NoSources are
+	// prefixes that nothing can come from, such as broadcast addresses and networks behind the servers' links.
+	Neighbours, NoSources []netip.Prefix
 	// EarlyPool is how many bytes of memory there are for early data of all services, 0 to MaxEarlyPool; 0 holds none.
 	EarlyPool int
 	// Memory gives the flow table and the pool of early data their memory, each in one piece: zeroed, aligned to a cache line, and there
@@ -153,6 +171,8 @@ const (
 	DefaultCapacity          = 1 << 20
 	DefaultIdleTimeout       = 2*time.Hour + 4*time.Minute
 	DefaultTransitoryTimeout = 4 * time.Minute
+	// DefaultGrace is time for most connections to show a segment; MaxGrace bounds how long floods of segments pass.
+	DefaultGrace, MaxGrace = 2 * time.Minute, 24 * time.Hour
 	// DefaultBypassRate is plenty for routers and MPTCP clients, and no flood to any server; MaxBypassRate is what can be counted.
 	DefaultBypassRate, MaxBypassRate = 10, 1_000_000
 	// DefaultEarlyData holds the first request of nearly every client. MaxEarlyData is the largest window of a SYN-ACK (RFC 7323 §2.2).

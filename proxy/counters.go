@@ -31,6 +31,7 @@ type serviceCounters struct {
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
 	opened, refused, unreachable, timedOut, mismatched                   counter
 	earlyHeld, closedReset                                               counter
+	allowed, denied, verified, unknownReset, adopted                     counter
 	_                                                                    [64]byte
 }
 
@@ -54,6 +55,11 @@ func (c *serviceCounters) addTo(s *ServiceSnapshot) {
 	s.Mismatched += c.mismatched.Load()
 	s.EarlyHeld += c.earlyHeld.Load()
 	s.ClosedReset += c.closedReset.Load()
+	s.Allowed += c.allowed.Load()
+	s.Denied += c.denied.Load()
+	s.Verified += c.verified.Load()
+	s.UnknownReset += c.unknownReset.Load()
+	s.Adopted += c.adopted.Load()
 }
 
 // addTo adds the worker's counters to a snapshot, but for those of services.

@@ -127,6 +127,7 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		f.plausible(client, p, p.Ack) && p.ChecksumOK():
 		f.observe(client, p, p.Ack)
 		w.enter(s, slot, evSynAck)
+		w.prove(w.serviceOf(f))
 	default:
 		w.drop(DropOpening)
 		return

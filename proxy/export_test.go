@@ -8,3 +8,12 @@ func (p *Proxy) Openings() int {
 	}
 	return n
 }
+
+// SourceFlows is how many flows the counters by source say there are, in all.
+func (p *Proxy) SourceFlows() int {
+	n := 0
+	for i := range p.perSource.rows[0] {
+		n += int(p.perSource.rows[0][i].Load())
+	}
+	return n
+}

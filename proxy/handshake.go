@@ -81,7 +81,7 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 	p := &w.pkt
 	switch {
 	case p.Flags&(flagSYN|flagRST) != 0 || !isACK(p) || !w.outstanding(svc):
-		return returned{}, DropNoFlow
+		return returned{}, strayReason(p)
 	case p.FirstFragment:
 		return returned{}, DropFragment
 	case !p.ChecksumOK():
@@ -116,6 +116,8 @@ func (w *Worker) outstanding(svc *service) bool {
 func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *returned) {
 	p, f := &w.pkt, &s.flows[slot]
 	w.count(svc).cookieValid.inc()
+	w.replied()
+	w.prove(svc)
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
 	w.forget(f)
 	w.assign(f, svc)

@@ -12,6 +12,16 @@ import (
 	"levee/stack/stacktest"
 )
 
+// synTwice sends a SYN and returns another.
+func synTwice(v variant) func(s *session) []byte {
+	return func(s *session) []byte {
+		newRawClient(s)
+		s.Inject(proxytest.FromClient, crafted{flags: syn}.frame(v))
+		s.Advance(10 * time.Millisecond)
+		return crafted{flags: syn}.frame(v)
+	}
+}
+
 // Every reason for a drop has a test that sees it.
 func TestEveryDropReason(t *testing.T) {
 	v := variant{}
@@ -57,7 +67,41 @@ func TestEveryDropReason(t *testing.T) {
 		}})},
 		{proxy.DropFragment, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, _ int) { ip[6] = 0x20 }})},
 		{proxy.DropCookieInvalid, nil, craft(crafted{flags: ack})},
-		{proxy.DropNoFlow, nil, craft(crafted{flags: rst})},
+		{proxy.DropNoFlow, nil, func(s *session) []byte {
+			s.Advance(3 * time.Minute) // no cookie of an earlier process is outstanding
+			return crafted{flags: ack}.frame(v)
+		}},
+		{proxy.DropNoFlowSYNACK, nil, craft(crafted{flags: synAck})},
+		{proxy.DropNoFlowFIN, nil, craft(crafted{flags: fin | ack})},
+		{proxy.DropNoFlowRST, nil, craft(crafted{flags: rst})},
+		{proxy.DropLaterFragment, nil, func(s *session) []byte {
+			fragment := crafted{flags: ack, payload: 100, again: true, spoil: func(ip []byte, _ int) { ip[7] = 100 }}
+			for range 100 {
+				s.Inject(proxytest.FromClient, fragment.frame(v))
+			}
+			s.Advance(6 * time.Millisecond)
+			return fragment.frame(v)
+		}},
+		{proxy.DropDenied, func(cfg *proxytest.Config) {
+			cfg.Proxy.Services[0].Deny = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+		}, craft(crafted{flags: syn})},
+		{proxy.DropNoSource, nil, craft(crafted{flags: syn, again: true, spoil: func(ip []byte, _ int) { ip[12] = 127 }})},
+		{proxy.DropReplyBudget, func(cfg *proxytest.Config) { cfg.Proxy.Replies.PerNetwork = 1 }, synTwice(v)},
+		{proxy.DropNeighbours, func(cfg *proxytest.Config) {
+			cfg.Proxy.Neighbours, cfg.Proxy.Replies.Neighbours = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, 1
+		}, synTwice(v)},
+		{proxy.DropSourceFlows, func(cfg *proxytest.Config) { cfg.Proxy.Services[0].PerSource.Flows = 1 }, func(s *session) []byte {
+			newRawClient(s).open()
+			return crafted{flags: syn}.frame(v)
+		}},
+		{proxy.DropSourceRate, func(cfg *proxytest.Config) { cfg.Proxy.Services[0].PerSource.Rate = 1 }, func(s *session) []byte {
+			c := newRawClient(s)
+			c.open()
+			c.port++
+			c.connect()
+			a := c.segment(0)
+			return proxytest.Frame(&a, nil)
+		}},
 		{proxy.DropReplay, nil, func(s *session) []byte {
 			c := newRawClient(s)
 			c.open()

@@ -35,6 +35,13 @@ func wantHeld(t *testing.T, n *proxytest.Network, want int) {
 	if got, want := n.Proxy.Openings(), snapshot.Flows[proxy.StateOpening]; got != want {
 		t.Errorf("%d connections are opening, %d by server", want, got)
 	}
+	want = 0
+	for _, state := range []proxy.State{proxy.StateOpening, proxy.StateOpen, proxy.StateClientClosed, proxy.StateServerClosed} {
+		want += snapshot.Flows[state]
+	}
+	if got := n.Proxy.SourceFlows(); got != want {
+		t.Errorf("there are %d flows, %d by source", want, got)
+	}
 }
 
 // A client that speaks first waits for its own round trips and one to the server, as long as its request fits.

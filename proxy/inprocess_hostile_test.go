@@ -136,10 +136,10 @@ func TestHostile(t *testing.T) {
 		{"PSH alone", crafted{flags: header.TCPFlagPsh, payload: 10}, proxy.DropBadFlags},
 		{"ECE+CWR alone", crafted{flags: header.TCPFlagEce | header.TCPFlagCwr}, proxy.DropBadFlags},
 
-		{"RST of no flow", crafted{flags: rst}, proxy.DropNoFlow},
-		{"RST+ACK of no flow", crafted{flags: rst | ack}, proxy.DropNoFlow},
-		{"SYN-ACK of no flow", crafted{flags: synAck}, proxy.DropNoFlow},
-		{"FIN of no flow", crafted{flags: fin | ack}, proxy.DropCookieInvalid},
+		{"RST of no flow", crafted{flags: rst}, proxy.DropNoFlowRST},
+		{"RST+ACK of no flow", crafted{flags: rst | ack}, proxy.DropNoFlowRST},
+		{"SYN-ACK of no flow", crafted{flags: synAck}, proxy.DropNoFlowSYNACK},
+		{"FIN of no flow", crafted{flags: fin | ack}, proxy.DropNoFlowFIN},
 		{"ACK of no flow", crafted{flags: ack}, proxy.DropCookieInvalid},
 		{"data of no flow", crafted{flags: ack | header.TCPFlagPsh, payload: 100}, proxy.DropCookieInvalid},
 	} {

@@ -24,9 +24,10 @@ func (w *Worker) packet(frame []byte) {
 	switch kind := p.Parse(frame[stack.VirtioLen:], virtio.Flags&stack.VirtioNeedsCsum != 0); kind {
 	case stack.KindTCP:
 	case stack.KindLaterFragment:
-		w.pass(PassFragment, frame)
+		w.laterFragment(frame)
 		return
 	case stack.KindOther:
+		w.firstFragment()
 		w.icmp(frame)
 		return
 	default:
@@ -50,6 +51,7 @@ func (w *Worker) packet(frame []byte) {
 	s.mu.Lock()
 	slot, found := s.find(&key, hash)
 	if found && saneFlags(p.Flags) {
+		w.firstFragment()
 		w.segment(s, slot, s.flows[slot].from(srcLow), frame)
 	} else if found {
 		w.drop(DropBadFlags)
@@ -73,11 +75,34 @@ func (w *Worker) syn(frame []byte) {
 		w.drop(DropFragment)
 	case !p.ChecksumOK():
 		w.drop(DropBadChecksum)
+	default:
+		w.checkedSYN(svc, frame)
+	}
+}
+
+// checkedSYN handles a first SYN to a service that may be what it looks like.
+func (w *Worker) checkedSYN(svc *service, frame []byte) {
+	p := &w.pkt
+	switch svc.lists.of(&p.Src) {
+	case denied:
+		w.deny(svc)
+		return
+	case allowed:
+		w.count(svc).allowed.inc()
+		w.direct(svc, frame, PassAllowed)
+		return
+	}
+	switch {
+	case w.crowded(svc):
+		w.drop(DropSourceFlows)
 	case p.Options.Signed || p.Options.Join:
 		w.bypass(svc, frame)
 	case belowCookie(p) && svc.mayBypass(w.now):
 		w.direct(svc, frame, PassBypass)
-	default:
+	case w.proxy.verified.admit(sourceOf(&p.Src, svc), w.now.since, svc.Verified):
+		w.count(svc).verified.inc()
+		w.direct(svc, frame, PassVerified)
+	case w.mayReply():
 		w.answer(svc)
 	}
 }
@@ -101,10 +126,13 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 	p := &w.pkt
 	svc := w.policy.find(&p.Dst, p.DstPort)
 	if svc == nil {
-		if from := w.policy.find(&p.Src, p.SrcPort); from.protected() {
-			w.drop(DropNoFlow)
-		} else {
+		switch from := w.policy.find(&p.Src, p.SrcPort); {
+		case !from.protected():
 			w.pass(from.whyPassed(), frame)
+		case !saneFlags(p.Flags):
+			w.drop(DropBadFlags)
+		default:
+			w.unknown(s, key, hash, srcLow, from, server, strayReason(p), frame)
 		}
 		return
 	}
@@ -116,11 +144,22 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		w.drop(DropBadFlags)
 		return
 	}
+	if svc.lists.of(&p.Src) == denied {
+		w.deny(svc)
+		return
+	}
 	valid, reason := w.checkCookie(svc)
 	if reason != NumDropReasons {
 		if reason == DropCookieInvalid {
 			w.count(svc).cookieInvalid.inc()
+			if isFIN(p) {
+				reason = DropNoFlowFIN
+			}
 		}
+		w.unknown(s, key, hash, srcLow, svc, client, reason, frame)
+		return
+	}
+	if reason := w.mayOpen(svc); reason != NumDropReasons {
 		w.drop(reason)
 		return
 	}

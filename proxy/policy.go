@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/gaissmai/bart"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -31,6 +32,17 @@ func (c *Config) Validate() error {
 	if len(c.Services) > maxServices {
 		bad("%d services: use at most %d", len(c.Services), maxServices)
 	}
+	if c.Grace < 0 || c.Grace > MaxGrace {
+		bad("grace of %s: use 0 to %s", c.Grace, MaxGrace)
+	}
+	if err := c.Replies.orDefault().validate(); err != nil {
+		bad("%w", err)
+	}
+	for _, prefix := range slices.Concat(c.Neighbours, c.NoSources) {
+		if !canonical(prefix) {
+			bad("prefix %s of sources: write it masked, IPv4 as IPv4", prefix)
+		}
+	}
 	names := make(map[string]bool)
 	for i := range c.Services {
 		s := &c.Services[i]
@@ -42,7 +54,7 @@ func (c *Config) Validate() error {
 			bad("service %d: it needs a name and a prefix", i)
 		}
 		for _, prefix := range s.Prefixes {
-			if !prefix.IsValid() || prefix != prefix.Masked() || prefix.Addr().Is4In6() {
+			if !canonical(prefix) {
 				bad("service %s: prefix %s: write it masked, IPv4 as IPv4", s.Name, prefix)
 			}
 		}
@@ -59,6 +71,11 @@ func (c *Config) Validate() error {
 		}
 		if s.EarlyData < 0 || s.EarlyData > MaxEarlyData {
 			bad("service %s: early data of %d bytes: use 0 to %d", s.Name, s.EarlyData, MaxEarlyData)
+		}
+		for _, err := range []error{s.validateLists(), s.Verified.validate(), s.PerSource.validate()} {
+			if err != nil {
+				bad("service %s: %w", s.Name, err)
+			}
 		}
 		for j := range i {
 			if prefix, ok := s.overlaps(&c.Services[j]); ok {
@@ -111,6 +128,11 @@ type policy struct {
 	indexed []*service
 	// prefixes leads to every service that has the prefix or one that contains it, the removed ones last.
 	prefixes bart.Table[[]*service]
+	// places is what is special about sources, and replies how much those are answered that may be forged.
+	places  *bart.Table[place]
+	replies Replies
+	// grace is until when segments of no flow pass, since the Proxy's start.
+	grace time.Duration
 	// idle and remembered are how long an open flow lasts without packets, and one that has ended or, if outbound, has no answer.
 	idle, remembered tick
 	// generation counts policies.
@@ -124,6 +146,9 @@ func newPolicy(cfg *Config, former *policy, r *roster, unix int64, seen uint64) 
 		idle:       ticks(cfg.IdleTimeout),
 		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
 		generation: former.generation + 1,
+		places:     newPlaces(cfg),
+		replies:    cfg.Replies.orDefault(),
+		grace:      cfg.Grace,
 	}
 	for i := range cfg.Services {
 		p.services = append(p.services, newService(cfg, &cfg.Services[i], r.admit(cfg.Services[i].Name)))

@@ -20,6 +20,14 @@ type Proxy struct {
 	opening openings
 	// servers is what is known of the servers. Its locks are taken last.
 	servers *servers.Table
+	// What follows is about sources; it outlives services.
+	replies   replies
+	verified  *verifiedSources
+	opened    *budget // connections, by source
+	perSource *tally  // proven flows, by source
+	fragments *fragmentPairs
+	// grace bounds what passes during the grace.
+	grace bucket
 	// start is the zero of all ticks.
 	start time.Time
 	// evicted counts flows that made room for others.
@@ -56,7 +64,11 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster()}
+	p := &Proxy{
+		cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster(),
+		replies: replies{networks: newBudget()}, verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
+		fragments: newFragmentPairs(),
+	}
 	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, now.Unix(), 0))
 	return p, nil
 }

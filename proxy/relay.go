@@ -174,7 +174,7 @@ const inUse = 4 * ticksPerSecond
 // enter moves a flow by an event, and sees to the counts and its time-out.
 func (w *Worker) enter(s *stripe, slot uint32, e event) {
 	f := &s.flows[slot]
-	from, to := f.state, next(f.state, e)
+	from, to, wasProven := f.state, next(f.state, e), f.proven()
 	f.lastSeen = w.now.tick
 	if from != to {
 		w.forget(f)
@@ -199,6 +199,13 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 			n = -1
 		}
 		w.serviceOf(f).state.records.Add(n)
+	}
+	if isProven := live(to) && (to != StateOpening || !f.has(direct)); isProven != wasProven {
+		n := int32(1)
+		if wasProven {
+			n = -1
+		}
+		w.proxy.count(f, n)
 	}
 	if to == StateFree {
 		s.remove(slot)

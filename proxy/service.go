@@ -13,6 +13,7 @@ import (
 type service struct {
 	Service
 	state *serviceState
+	lists *lists
 	mtu   int
 	// removedIn is the generation of the first policy whose configuration has it no longer, 0 while it is configured. Nothing new is then
 	// protected, but its flows go on as before, and so do clients that were sent a cookie.
@@ -20,7 +21,7 @@ type service struct {
 }
 
 func newService(cfg *Config, from *Service, state *serviceState) *service {
-	s := &service{Service: *from, state: state, mtu: cfg.MTU}
+	s := &service{Service: *from, state: state, lists: newLists(from), mtu: cfg.MTU}
 	if cfg.SharedSecret {
 		s.Options.Learn &^= servers.WScale
 	}

@@ -49,6 +49,11 @@ type ServiceSnapshot struct {
 	Mismatched uint64
 	// ClosedReset counts SYNs that got a RST because their port is known to be closed.
 	ClosedReset uint64
+	// Allowed and Denied count packets that the service's lists decided about, Verified SYNs that passed because their source has proved
+	// itself.
+	Allowed, Denied, Verified uint64
+	// UnknownReset counts segments of no flow that got a RST; Adopted connections that were there before levee, and are tracked.
+	UnknownReset, Adopted uint64
 	// Flows in the table now, of any state, those remembered after their end not counted.
 	Flows int
 }

@@ -24,8 +24,25 @@ const (
 	DropFragment
 	// DropCookieInvalid: an ACK of no flow whose cookie is wrong or too old.
 	DropCookieInvalid
-	// DropNoFlow: a segment of no flow that can't open one.
+	// DropNoFlow: an ACK or data of no flow, while no cookie is outstanding or from a server.
 	DropNoFlow
+	// DropNoFlowSYNACK, DropNoFlowFIN and DropNoFlowRST: such segments of no flow. A FIN may have had a wrong cookie.
+	DropNoFlowSYNACK
+	DropNoFlowFIN
+	DropNoFlowRST
+	// DropLaterFragment: a fragment without a TCP header, between hosts of which no first fragment has passed lately, beyond a few.
+	DropLaterFragment
+	// DropDenied: a SYN, or a segment of no flow, from a source that the service denies.
+	DropDenied
+	// DropNoSource: a SYN or other segment that would be answered, from an address that nobody can have.
+	DropNoSource
+	// DropReplyBudget: the same, beyond what the source's network may be answered for nothing.
+	DropReplyBudget
+	// DropNeighbours: the same, beyond what all neighbours of the gateway may be.
+	DropNeighbours
+	// DropSourceFlows and DropSourceRate: a new connection beyond the service's PerSource.
+	DropSourceFlows
+	DropSourceRate
 	// DropReplay: a replayed or late handshake ACK of the connection that a flow has replaced.
 	DropReplay
 	// DropOpening: a client's segment that came before its server answered, and has nothing to hold or nothing that isn't held; or one that
@@ -62,6 +79,16 @@ var dropNames = [NumDropReasons]string{
 	DropFragment:      "fragment",
 	DropCookieInvalid: "cookie_invalid",
 	DropNoFlow:        "no_flow",
+	DropNoFlowSYNACK:  "no_flow_syn_ack",
+	DropNoFlowFIN:     "no_flow_fin",
+	DropNoFlowRST:     "no_flow_rst",
+	DropLaterFragment: "later_fragment",
+	DropDenied:        "denied",
+	DropNoSource:      "no_source",
+	DropReplyBudget:   "reply_budget",
+	DropNeighbours:    "neighbours",
+	DropSourceFlows:   "source_flows",
+	DropSourceRate:    "source_rate",
 	DropReplay:        "replay",
 	DropOpening:       "opening",
 	DropEarlyFull:     "early_full",
@@ -96,6 +123,14 @@ const (
 	PassBypass
 	// PassFragment: a later fragment, which has no TCP header to translate.
 	PassFragment
+	// PassAllowed: from a source that the service allows, a SYN or a segment of no flow; or to it from a server.
+	PassAllowed
+	// PassVerified: a SYN from a source that has proved itself.
+	PassVerified
+	// PassUnknown: a segment of no flow, of a service that lets such pass.
+	PassUnknown
+	// PassGrace: a segment of no flow, during the grace after a start.
+	PassGrace
 
 	// NumPassReasons is the number of reasons.
 	NumPassReasons
@@ -107,6 +142,10 @@ var passNames = [NumPassReasons]string{
 	PassNotTCP:    "not_tcp",
 	PassBypass:    "bypass",
 	PassFragment:  "fragment",
+	PassAllowed:   "allowed",
+	PassVerified:  "verified",
+	PassUnknown:   "unknown",
+	PassGrace:     "grace",
 }
 
 // String returns the reason's word, in snake case.

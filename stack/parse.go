@@ -16,7 +16,7 @@ type Kind uint8
 const (
 	// KindTCP is a packet, or the first fragment of one, whose TCP header is all there and sound.
 	KindTCP Kind = iota
-	// KindLaterFragment is a fragment that does not start at offset 0: it has no TCP header. Src and Dst are set.
+	// KindLaterFragment is a fragment that does not start at offset 0: it has no TCP header. Src, Dst and Protocol are set.
 	KindLaterFragment
 	// KindOther is a sound IP packet, or the first fragment of one, that carries something other than TCP. Src, Dst, L4
 	// and Protocol are set.
@@ -57,7 +57,8 @@ type Packet struct {
 	// L4 is the offset in bytes, in IP, of the TCP header or of whatever else follows the IP headers; HeaderLen is the length
 	// of the TCP header with its options.
 	L4, HeaderLen int
-	// Protocol is the IP protocol number of what is at L4.
+	// Protocol is the IP protocol number of what is at L4. Of a later IPv6 fragment it is that of what begins in the first, which may be
+	// another extension header.
 	Protocol uint8
 	// PayloadLen is the number of TCP payload bytes in this packet.
 	PayloadLen int
@@ -150,7 +151,8 @@ func (p *Packet) parse6(b []byte) Kind {
 		if next == extFragment {
 			offset := binary.BigEndian.Uint16(b[at+2:]) // in units of 8 bytes, shifted to the left by 3 bits
 			if offset>>3 != 0 {
-				return laterFragment(b[at], offset&^7)
+				p.Protocol = b[at]
+				return laterFragment(p.Protocol, offset&^7)
 			}
 			p.FirstFragment = p.FirstFragment || offset&1 != 0 // a second such header takes nothing back
 		}
@@ -177,6 +179,18 @@ func extensionLen(kind uint8, b []byte) (n int, extension bool) {
 		return (int(b[1]) + 2) * 4, true
 	}
 	return (int(b[1]) + 1) * 8, true
+}
+
+// MayCarryTCP says whether the packet that a later fragment is of may carry TCP: its protocol is TCP, or an IPv6 extension header with who
+// knows what behind it.
+func (p *Packet) MayCarryTCP() bool {
+	switch p.Protocol {
+	case uint8(header.TCPProtocolNumber):
+		return true
+	case extHopByHop, extRouting, extFragment, extAuth, extDestOptions:
+		return p.V6
+	}
+	return false
 }
 
 // laterFragment is the kind of a fragment that begins at an offset in bytes, not 0. None need begin in the TCP header, as no

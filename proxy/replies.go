@@ -1,0 +1,150 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/gaissmai/bart"
+	"levee/stack"
+)
+
+// Whoever forges a source makes levee send to it. A SYN-ACK is no larger than its SYN and there is one for each, so that
+// nobody gains by it; but levee shall not be a good place to hide behind either, nor fill the kernel's neighbour
+// tables. It answers a source only within a budget of its network, a /24 or a /56. What counts is answers that came to nothing: a
+// client that completes its handshake gives back what its SYN took, so that any number of
+// real clients fit. Only what levee says unasked counts: a SYN-ACK, or a reset for a segment of no flow.
+
+// Replies bounds what levee answers to sources that may be forged.
+type Replies struct {
+	// PerNetwork is how many answers a second each /24 or /56 gets that lead to no connection, and as many at once.
+	PerNetwork int
+	// Neighbours is the same for all sources of a family together that Config.Neighbours holds.
+	Neighbours int
+}
+
+// Defaults and bounds of Replies.
+const (
+	// DefaultPerNetwork leaves the clients behind an address translator, whose round trips are below 200 ms, room for 5,000 new
+	// connections a second; forged, it makes half a Mbit/s.
+	DefaultPerNetwork = 1000
+	// DefaultNeighbours: the kernel asks for a neighbour for 3 s (mcast_solicit × retrans_time_ms), so that 768 are unknown to it at a time, of
+	// the 1024 that it has room for (gc_thresh3).
+	DefaultNeighbours = 256
+	MaxReplyRate      = 100_000_000
+)
+
+// orDefault fills in what isn't said.
+func (r Replies) orDefault() Replies {
+	if r.PerNetwork == 0 {
+		r.PerNetwork = DefaultPerNetwork
+	}
+	if r.Neighbours == 0 {
+		r.Neighbours = DefaultNeighbours
+	}
+	return r
+}
+
+func (r Replies) validate() error {
+	for _, n := range []int{r.PerNetwork, r.Neighbours} {
+		if n < 1 || n > MaxReplyRate {
+			return fmt.Errorf("replies at a rate of %d: use 1 to %d", n, MaxReplyRate)
+		}
+	}
+	return nil
+}
+
+// place is what is special about where a source is.
+type place uint8
+
+const (
+	_ place = iota // nothing
+	// nearby: the gateway has to find its neighbour's link address before it can send.
+	nearby
+	// nowhere: no packet can come from there.
+	nowhere
+)
+
+// noSources are what no packet may have as its source (RFC 6890; RFC 1122 §3.2.1.3, RFC 4291 §2.5 to §2.7). Link-local ones aren't
+// forwarded.
+var noSources = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/4"),
+	netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("::/128"),
+	netip.MustParsePrefix("::1/128"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// newPlaces compiles what is known of sources.
+func newPlaces(cfg *Config) *bart.Table[place] {
+	t := &bart.Table[place]{}
+	for _, p := range noSources {
+		t.Insert(p, nowhere)
+	}
+	for _, p := range cfg.Neighbours {
+		t.Insert(p, nearby)
+	}
+	// A server may connect to another by way of the gateway. From outside its address is forged, and the answer is one that it has
+	// to put up with.
+	for i := range cfg.Services {
+		for _, p := range cfg.Services[i].Prefixes {
+			t.Insert(p, nearby)
+		}
+	}
+	for _, p := range cfg.NoSources {
+		t.Insert(p, nowhere)
+	}
+	return t
+}
+
+// replies is the state of Replies. It is safe for concurrent use.
+type replies struct {
+	networks *budget
+	// neighbours are by family.
+	neighbours [2]bucket
+}
+
+func (r *replies) near(a *stack.Addr) *bucket {
+	if a.Is4() {
+		return &r.neighbours[0]
+	}
+	return &r.neighbours[1]
+}
+
+// from is where the packet in work claims to come from.
+func (w *Worker) from() place {
+	at, _ := w.policy.places.Lookup(w.pkt.Src.Netip())
+	return at
+}
+
+// mayReply says whether the source of the packet in work gets an answer. If not, the packet is counted as dropped.
+func (w *Worker) mayReply() bool {
+	src, r, limit := &w.pkt.Src, &w.proxy.replies, &w.policy.replies
+	switch w.from() {
+	case nowhere:
+		w.drop(DropNoSource)
+		return false
+	case nearby:
+		if !r.near(src).take(w.now.since, limit.Neighbours) {
+			w.drop(DropNeighbours)
+			return false
+		}
+	}
+	if !r.networks.take(networkOf(src), w.now.since, limit.PerNetwork) {
+		w.drop(DropReplyBudget)
+		return false
+	}
+	return true
+}
+
+// replied notes that an answer to the source of the packet in work has come to something.
+func (w *Worker) replied() {
+	src, r, limit := &w.pkt.Src, &w.proxy.replies, &w.policy.replies
+	if w.from() == nearby {
+		r.near(src).give(limit.Neighbours)
+	}
+	r.networks.give(networkOf(src), limit.PerNetwork)
+}
