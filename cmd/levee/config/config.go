@@ -18,6 +18,8 @@ type Config struct {
 	Routing Routing
 	Flows   Flows
 	Learn   Learn
+	// Replies bounds answers to sources that may be forged.
+	Replies proxy.Replies
 	// StateDir holds the control socket, the lock and what routes has to restore. Absolute.
 	StateDir string
 	// SecretFile holds the master secret of the cookies. Absolute.
@@ -62,6 +64,7 @@ type Flows struct {
 	IdleTimeout, TransitoryTimeout time.Duration
 	// EarlyDataMemory is the pool of early data, in bytes.
 	EarlyDataMemory int
+	Grace           time.Duration
 }
 
 // Learn is how levee gets to know its servers.

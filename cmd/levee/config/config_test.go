@@ -45,7 +45,8 @@ func standard() Config {
 	return Config{
 		TUN:        TUN{Name: "tun0", TxQueueLen: 4096, Steering: true},
 		Routing:    Routing{Manage: true, Table: 7332, Priority: 7300},
-		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout, EarlyDataMemory: proxy.DefaultEarlyPool},
+		Flows:      Flows{Capacity: proxy.DefaultCapacity, IdleTimeout: proxy.DefaultIdleTimeout, TransitoryTimeout: proxy.DefaultTransitoryTimeout, EarlyDataMemory: proxy.DefaultEarlyPool, Grace: proxy.DefaultGrace},
+		Replies:    proxy.Replies{PerNetwork: proxy.DefaultPerNetwork, Neighbours: proxy.DefaultNeighbours},
 		Learn:      Learn{Probe: true, Rate: 20, ClosedFor: 10 * time.Second, Capacity: servers.DefaultCapacity},
 		StateDir:   "/run/levee",
 		SecretFile: "/var/lib/levee/cookie.key",
@@ -61,6 +62,7 @@ func standard() Config {
 			EarlyData:   proxy.DefaultEarlyData,
 			ServerAck:   proxy.AckUnmeasured,
 			ClosedPorts: proxy.ClosedReset,
+			Verified:    proxy.Verified{TTL: proxy.DefaultVerifiedTTL},
 		}},
 	}
 }
@@ -75,14 +77,15 @@ func TestEveryKey(t *testing.T) {
 	got := load(t, `
 tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192, steering: off}
 routing: {manage: false, table: 100, priority: 500, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
-flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m, early_data_memory: 1GiB}
+flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m, early_data_memory: 1GiB, grace: 0s}
+replies: {per_network: 5, neighbours: 6}
 learn: {probe: false, rate: 7, closed_for: 1m, capacity: 100}
 state_dir: /tmp/levee/
 secret_file: "/etc/levee/key"
 secret_shared: true
 metrics: {listen: "[2001:db8::1]:80"}
 log: {level: debug, format: json}
-defaults: {mode: off, early_data: 4KiB, server_ack: immediate}
+defaults: {mode: off, early_data: 4KiB, server_ack: immediate, unknown: reset}
 services:
   - name: web-1
     prefixes: [192.0.2.0/25, 2001:db8:1::/64]
@@ -93,6 +96,11 @@ services:
     early_data: 0
     server_ack: unmeasured
     closed_ports: drop
+    unknown: pass
+    allow: [203.0.113.0/24, 203.0.113.7, 203.0.113.0/24]
+    deny: ['::/0', 0.0.0.0/0]
+    verified: {ttl: 1h, rate: 3}
+    per_source: {flows: 100, rate: 20}
   - {name: rest, prefixes: 192.0.2.0/25, ports: [81-442], options: {wscale: none}, closed_ports: accept}
 `)
 	want := Config{
@@ -100,6 +108,7 @@ services:
 		Routing: Routing{Table: 100, Priority: 500,
 			ClientInterfaces: []string{"eth0", "eth1.5"}, ServerInterfaces: []string{"eth2"}},
 		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute, EarlyDataMemory: 1 << 30},
+		Replies:    proxy.Replies{PerNetwork: 5, Neighbours: 6},
 		Learn:      Learn{Rate: 7, ClosedFor: time.Minute, Capacity: 100},
 		StateDir:   "/tmp/levee",
 		SecretFile: "/etc/levee/key", SecretShared: true,
@@ -116,6 +125,12 @@ services:
 				BypassRate:  7,
 				ServerAck:   proxy.AckUnmeasured,
 				ClosedPorts: proxy.ClosedDrop,
+
+				Unknown:   proxy.UnknownPass,
+				Allow:     []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("203.0.113.7/32")},
+				Deny:      []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")},
+				Verified:  proxy.Verified{TTL: time.Hour, Rate: 3},
+				PerSource: proxy.PerSource{Flows: 100, Rate: 20},
 			},
 			{
 				Name:     "rest",
@@ -126,6 +141,8 @@ services:
 
 				BypassRate: proxy.DefaultBypassRate,
 				EarlyData:  4096,
+				Unknown:    proxy.UnknownReset,
+				Verified:   proxy.Verified{TTL: proxy.DefaultVerifiedTTL},
 			},
 		},
 	}

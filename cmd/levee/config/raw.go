@@ -29,7 +29,12 @@ type raw struct {
 		IdleTimeout       text `mapstructure:"idle_timeout"`
 		TransitoryTimeout text `mapstructure:"transitory_timeout"`
 		EarlyDataMemory   text `mapstructure:"early_data_memory"`
+		Grace             text `mapstructure:"grace"`
 	} `mapstructure:"flows"`
+	Replies struct {
+		PerNetwork text `mapstructure:"per_network"`
+		Neighbours text `mapstructure:"neighbours"`
+	} `mapstructure:"replies"`
 	Learn struct {
 		Probe     text `mapstructure:"probe"`
 		Rate      text `mapstructure:"rate"`
@@ -51,6 +56,7 @@ type raw struct {
 		Mode      text `mapstructure:"mode"`
 		EarlyData text `mapstructure:"early_data"`
 		ServerAck text `mapstructure:"server_ack"`
+		Unknown   text `mapstructure:"unknown"`
 	} `mapstructure:"defaults"`
 	Services []rawService `mapstructure:"services"`
 }
@@ -68,6 +74,23 @@ type rawService struct {
 	// ServerAck is the same.
 	ServerAck   text `mapstructure:"server_ack"`
 	ClosedPorts text `mapstructure:"closed_ports"`
+	// Unknown is "" if it isn't there: then that of the defaults counts.
+	Unknown   text         `mapstructure:"unknown"`
+	Allow     words        `mapstructure:"allow"`
+	Deny      words        `mapstructure:"deny"`
+	Verified  rawVerified  `mapstructure:"verified"`
+	PerSource rawPerSource `mapstructure:"per_source"`
+}
+
+// rawVerified and rawPerSource: the environment can't reach them, so that what isn't there is "".
+type rawVerified struct {
+	TTL  text `mapstructure:"ttl"`
+	Rate text `mapstructure:"rate"`
+}
+
+type rawPerSource struct {
+	Flows text `mapstructure:"flows"`
+	Rate  text `mapstructure:"rate"`
 }
 
 type rawOptions struct {
@@ -95,6 +118,9 @@ var defaults = []struct{ key, value string }{
 	{"flows.idle_timeout", "2h4m"},
 	{"flows.transitory_timeout", "4m"},
 	{"flows.early_data_memory", "64MiB"},
+	{"flows.grace", "2m"},
+	{"replies.per_network", "1000"},
+	{"replies.neighbours", "256"},
 	{"learn.probe", "true"},
 	{"learn.rate", "20"},
 	{"learn.closed_for", "10s"},
@@ -108,6 +134,7 @@ var defaults = []struct{ key, value string }{
 	{"defaults.mode", "always"},
 	{"defaults.early_data", "16KiB"},
 	{"defaults.server_ack", "unmeasured"},
+	{"defaults.unknown", "drop"},
 }
 
 // optionDefaults is the same for the options of a service, which the environment can't reach.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"levee/proxy"
 	"levee/proxy/servers"
@@ -48,6 +49,7 @@ type serviceDefaults struct {
 	mode      proxy.Mode
 	earlyData int
 	serverAck proxy.ServerAck
+	unknown   proxy.Unknown
 }
 
 func (c checker) service(key string, r rawService, standard serviceDefaults) proxy.Service {
@@ -58,11 +60,21 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 		Mode:     c.mode(join(key, "mode"), r.Mode, standard.mode),
 		Options:  c.options(join(key, "options"), r.Options),
 
-		BypassRate: c.bypassRate(join(key, "bypass_rate"), r.BypassRate),
+		BypassRate: c.atMost(join(key, "bypass_rate"), r.BypassRate, proxy.MaxBypassRate, proxy.DefaultBypassRate),
 		EarlyData:  standard.earlyData,
 		ServerAck:  standard.serverAck,
 
 		ClosedPorts: c.closedPorts(join(key, "closed_ports"), r.ClosedPorts),
+
+		Unknown:   standard.unknown,
+		Allow:     c.sources(join(key, "allow"), r.Allow),
+		Deny:      c.sources(join(key, "deny"), r.Deny),
+		Verified:  c.verified(join(key, "verified"), r.Verified),
+		PerSource: c.perSource(join(key, "per_source"), r.PerSource),
+	}
+	c.compareLists(key, &s)
+	if r.Unknown != "" {
+		s.Unknown = c.unknown(join(key, "unknown"), r.Unknown)
 	}
 	if r.ServerAck != "" {
 		s.ServerAck = c.serverAck(join(key, "server_ack"), r.ServerAck)
@@ -228,15 +240,31 @@ func (c checker) closedPorts(key string, t text) proxy.ClosedPorts {
 	return choice
 }
 
-func (c checker) bypassRate(key string, t text) int {
-	if t == "" {
-		return proxy.DefaultBypassRate
+func (c checker) verified(key string, r rawVerified) proxy.Verified {
+	v := proxy.Verified{TTL: proxy.DefaultVerifiedTTL, Rate: c.atMost(join(key, "rate"), r.Rate, proxy.MaxVerifiedRate, 0)}
+	if r.TTL != "" {
+		v.TTL = c.between(join(key, "ttl"), r.TTL, time.Second, proxy.MaxVerifiedTTL, proxy.DefaultVerifiedTTL)
 	}
-	if n, err := strconv.Atoi(string(t)); err == nil && 0 <= n && n <= proxy.MaxBypassRate {
+	return v
+}
+
+func (c checker) perSource(key string, r rawPerSource) proxy.PerSource {
+	return proxy.PerSource{
+		Flows: c.atMost(join(key, "flows"), r.Flows, proxy.MaxPerSource, 0),
+		Rate:  c.atMost(join(key, "rate"), r.Rate, proxy.MaxPerSource, 0),
+	}
+}
+
+// atMost parses a number from 0 to high; if it isn't there or isn't one the result is otherwise.
+func (c checker) atMost(key string, t text, high, otherwise int) int {
+	if t == "" {
+		return otherwise
+	}
+	if n, err := strconv.Atoi(string(t)); err == nil && 0 <= n && n <= high {
 		return n
 	}
-	c.report(key, "%s is not a whole number from 0 to %d", shown(t), proxy.MaxBypassRate)
-	return proxy.DefaultBypassRate
+	c.report(key, "%s is not a whole number from 0 to %d", shown(t), high)
+	return otherwise
 }
 
 // wscale is at most 14 (RFC 7323 §2.2).

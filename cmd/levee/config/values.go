@@ -38,6 +38,7 @@ func (c checker) config(r raw) Config {
 			Capacity:          c.number("flows.capacity", r.Flows.Capacity, 1, proxy.MaxCapacity),
 			IdleTimeout:       c.duration("flows.idle_timeout", r.Flows.IdleTimeout),
 			TransitoryTimeout: c.duration("flows.transitory_timeout", r.Flows.TransitoryTimeout),
+			Grace:             c.between("flows.grace", r.Flows.Grace, 0, proxy.MaxGrace, proxy.DefaultGrace),
 			EarlyDataMemory:   c.size("flows.early_data_memory", r.Flows.EarlyDataMemory, proxy.MaxEarlyPool, proxy.DefaultEarlyPool),
 		},
 		Learn: Learn{
@@ -45,6 +46,10 @@ func (c checker) config(r raw) Config {
 			Rate:      c.number("learn.rate", r.Learn.Rate, 1, MaxProbeRate),
 			ClosedFor: c.duration("learn.closed_for", r.Learn.ClosedFor),
 			Capacity:  c.number("learn.capacity", r.Learn.Capacity, 1, servers.MaxCapacity),
+		},
+		Replies: proxy.Replies{
+			PerNetwork: c.number("replies.per_network", r.Replies.PerNetwork, 1, proxy.MaxReplyRate),
+			Neighbours: c.number("replies.neighbours", r.Replies.Neighbours, 1, proxy.MaxReplyRate),
 		},
 		StateDir:     c.path("state_dir", r.StateDir),
 		SecretFile:   c.path("secret_file", r.SecretFile),
@@ -66,6 +71,7 @@ func (c checker) config(r raw) Config {
 		mode:      c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAlways),
 		earlyData: c.size("defaults.early_data", r.Defaults.EarlyData, proxy.MaxEarlyData, proxy.DefaultEarlyData),
 		serverAck: c.serverAck("defaults.server_ack", r.Defaults.ServerAck),
+		unknown:   c.unknown("defaults.unknown", r.Defaults.Unknown),
 	})
 	return cfg
 }
@@ -189,6 +195,28 @@ func (c checker) serverAck(key string, t text) proxy.ServerAck {
 		c.report(key, "%s is not known: use immediate or unmeasured", shown(t))
 	}
 	return a
+}
+
+func (c checker) unknown(key string, t text) proxy.Unknown {
+	u, err := proxy.ParseUnknown(string(t))
+	if err != nil {
+		c.report(key, "%s is not known: use drop, pass or reset", shown(t))
+	}
+	return u
+}
+
+// between parses a duration from low to high; if it isn't one the result is otherwise.
+func (c checker) between(key string, t text, low, high, otherwise time.Duration) time.Duration {
+	d, err := time.ParseDuration(string(t))
+	switch {
+	case err != nil:
+		c.report(key, "%s is not a duration: write a number with its unit, such as 90s, 4m or 2h4m", shown(t))
+	case d < low || d > high:
+		c.report(key, "%s is out of range: use %v to %v", shown(t), low, high)
+	default:
+		return d
+	}
+	return otherwise
 }
 
 // Bounds of timeouts: shorter ones would end connections between two packets, longer ones are typing errors.

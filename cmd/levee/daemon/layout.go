@@ -110,6 +110,8 @@ func proxyConfig(cfg config.Config, mtu int, secret cookie.Secret) proxy.Config 
 		Capacity:          cfg.Flows.Capacity,
 		IdleTimeout:       cfg.Flows.IdleTimeout,
 		TransitoryTimeout: cfg.Flows.TransitoryTimeout,
+		Grace:             cfg.Flows.Grace,
+		Replies:           cfg.Replies,
 		EarlyPool:         cfg.Flows.EarlyDataMemory,
 		MTU:               mtu,
 		Memory:            flowMemory,
