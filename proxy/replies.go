@@ -87,15 +87,15 @@ func newPlaces(cfg *Config) *bart.Table[place] {
 	for _, p := range cfg.Neighbours {
 		t.Insert(p, nearby)
 	}
+	for _, p := range cfg.NoSources {
+		t.Insert(p, nowhere)
+	}
 	// A server may connect to another by way of the gateway. From outside its address is forged, and the answer is one that it has
 	// to put up with.
 	for i := range cfg.Services {
 		for _, p := range cfg.Services[i].Prefixes {
 			t.Insert(p, nearby)
 		}
-	}
-	for _, p := range cfg.NoSources {
-		t.Insert(p, nowhere)
 	}
 	return t
 }

@@ -69,6 +69,11 @@ func writeStatus(w io.Writer, s control.Status) error {
 	for _, v := range s.Services {
 		fmt.Fprintf(&b, row, clip(v.Name, 20), v.Mode, number(v.SynReceived), number(v.CookieValid), number(v.CookieInvalid), number(uint64(v.Flows)))
 	}
+	for _, v := range s.Services {
+		if v.Allowed+v.Denied+v.Verified > 0 {
+			fmt.Fprintf(&b, "%-20s allowed %s, denied %s, verified %s\n", clip(v.Name, 20), number(v.Allowed), number(v.Denied), number(v.Verified))
+		}
+	}
 	b.WriteByte('\n')
 	writeCounts(&b, "drops ", s.Drops)
 	writeCounts(&b, "passed", s.Passed)

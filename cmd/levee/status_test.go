@@ -19,7 +19,7 @@ func TestStatusText(t *testing.T) {
 		{"quiet", control.Status{
 			Version: "v1.2.3", UptimeSeconds: 7384, Ready: true,
 			Flows:    control.Flows{Open: 12, Opening: 3, Closing: 2, Remembered: 40, Capacity: 1048576},
-			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Flows: 17}, {Name: "ssh", Mode: "off"}},
+			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
 			Drops:    map[string]uint64{"cookie_invalid": 4, "land": 0},
 			Passed:   map[string]uint64{"mode_off": 0},
 			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
@@ -34,6 +34,7 @@ flows  12 open, 3 opening, 2 closing, 40 remembered
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 web                  always           1200         1190            4          17
 ssh                  off                 0            0            0           0
+web                  allowed 7, denied 5, verified 0
 
 drops  cookie_invalid 4
 passed none

@@ -59,6 +59,11 @@ type Service struct {
 	Mismatched    uint64 `json:"mismatched"`
 	EarlyHeld     uint64 `json:"early_held"`
 	ClosedReset   uint64 `json:"closed_reset"`
+	Allowed       uint64 `json:"allowed"`
+	Denied        uint64 `json:"denied"`
+	Verified      uint64 `json:"verified"`
+	UnknownReset  uint64 `json:"unknown_reset"`
+	Adopted       uint64 `json:"adopted"`
 	Flows         int    `json:"flows"`
 }
 
@@ -133,7 +138,9 @@ func NewStatus(s proxy.Snapshot) Status {
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
 			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
-			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset, Flows: v.Flows,
+			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset,
+			Allowed: v.Allowed, Denied: v.Denied, Verified: v.Verified, UnknownReset: v.UnknownReset, Adopted: v.Adopted,
+			Flows: v.Flows,
 		})
 	}
 	for r, n := range s.Drops {

@@ -134,7 +134,7 @@ func (d *daemon) openTUN() (err error) {
 }
 
 func (d *daemon) openProxy() (err error) {
-	cfg := proxyConfig(d.cfg, d.layout.MTU, d.secret)
+	cfg := proxyConfig(d.cfg, d.layout, d.secret)
 	cfg.Servers = d.servers
 	if d.prober != nil {
 		cfg.Probe = d.prober.Ask

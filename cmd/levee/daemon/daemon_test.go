@@ -65,7 +65,7 @@ func TestAcceptedByThePackages(t *testing.T) {
 		if err := layout.TUN.Validate(); err != nil {
 			t.Errorf("%s: tunnel: %v", name, err)
 		}
-		if _, err := proxy.New(proxyConfig(cfg, layout.MTU, cookie.Secret{1}), time.Unix(1e9, 0)); err != nil {
+		if _, err := proxy.New(proxyConfig(cfg, layout, cookie.Secret{1}), time.Unix(1e9, 0)); err != nil {
 			t.Errorf("%s: proxy: %v", name, err)
 		}
 	}
@@ -201,18 +201,20 @@ func TestSettingsArrive(t *testing.T) {
 	cfg := config.Config{
 		TUN:      config.TUN{Name: "tun7"},
 		Routing:  config.Routing{Table: 8, Priority: 9, ClientInterfaces: []string{"c"}, ServerInterfaces: []string{"s"}},
-		Flows:    config.Flows{Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute, EarlyDataMemory: 15},
+		Flows:    config.Flows{Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute, EarlyDataMemory: 15, Grace: 16 * time.Second},
+		Replies:  proxy.Replies{PerNetwork: 17, Neighbours: 18},
 		StateDir: "/state", SecretShared: true,
 		Services: []proxy.Service{service("a", "192.0.2.0/25"), service("b", "192.0.2.128/25", "2001:db8::/64")},
 	}
-	got := proxyConfig(cfg, 1400, cookie.Secret{14})
+	got := proxyConfig(cfg, &Layout{MTU: 1400, sources: sources{prefixes("10.0.0.0/8"), prefixes("10.255.255.255/32")}}, cookie.Secret{14})
 	if got.Memory == nil {
 		t.Error("the flow table lies in Go's heap")
 	}
 	got.Memory = nil
 	if want := (proxy.Config{
 		Services: cfg.Services, Capacity: 11, IdleTimeout: 12 * time.Hour, TransitoryTimeout: 13 * time.Minute, EarlyPool: 15,
-		MTU: 1400, Secret: cookie.Secret{14}, SharedSecret: true,
+		MTU: 1400, Secret: cookie.Secret{14}, SharedSecret: true, Grace: 16 * time.Second, Replies: cfg.Replies,
+		Neighbours: prefixes("10.0.0.0/8"), NoSources: prefixes("10.255.255.255/32"),
 	}); !reflect.DeepEqual(got, want) {
 		t.Errorf("proxy: %+v, want %+v", got, want)
 	}

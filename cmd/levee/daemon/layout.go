@@ -5,6 +5,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"levee/cmd/levee/config"
@@ -22,6 +23,8 @@ type Layout struct {
 	TUN tunnel.Config
 	// MTU in bytes of the smallest link that proxied packets cross: the bound of the MSS.
 	MTU int
+	// sources is what the interfaces tell of clients' addresses.
+	sources sources
 	// Routes is nil if the operator does the routing.
 	Routes *routes.Plan
 }
@@ -34,7 +37,7 @@ func NewLayout(cfg config.Config) (*Layout, error) {
 	if l.TUN.Queues == 0 {
 		l.TUN.Queues = min(2+runtime.GOMAXPROCS(0), config.MaxQueues)
 	}
-	interfaces := append(append([]string(nil), cfg.Routing.ClientInterfaces...), cfg.Routing.ServerInterfaces...)
+	clients, servers := cfg.Routing.ClientInterfaces, cfg.Routing.ServerInterfaces
 	if cfg.Routing.Manage {
 		rc := routesConfig(cfg)
 		live, err := routes.Read(rc)
@@ -44,10 +47,13 @@ func NewLayout(cfg config.Config) (*Layout, error) {
 		if l.Routes, err = routes.NewPlan(rc, live); err != nil {
 			return nil, err
 		}
-		interfaces = append(l.Routes.ClientInterfaces(), l.Routes.ServerInterfaces()...)
+		clients, servers = l.Routes.ClientInterfaces(), l.Routes.ServerInterfaces()
 	}
-	mtus, err := mtusOf(interfaces)
+	mtus, err := mtusOf(slices.Concat(clients, servers))
 	if err != nil {
+		return nil, err
+	}
+	if l.sources, err = sourcesOf(clients, servers, cfg.Services); err != nil {
 		return nil, err
 	}
 	l.TUN.MTU, l.MTU = chooseMTU(cfg.TUN.MTU, mtus)
@@ -103,8 +109,8 @@ func routesConfig(cfg config.Config) routes.Config {
 // sysctlFile is where routes keeps what it has to restore.
 func sysctlFile(stateDir string) string { return filepath.Join(stateDir, "sysctls.json") }
 
-// proxyConfig is the configuration of the proxy on links of at least mtu bytes.
-func proxyConfig(cfg config.Config, mtu int, secret cookie.Secret) proxy.Config {
+// proxyConfig is the configuration of the proxy on this machine.
+func proxyConfig(cfg config.Config, l *Layout, secret cookie.Secret) proxy.Config {
 	return proxy.Config{
 		Services:          cfg.Services,
 		Capacity:          cfg.Flows.Capacity,
@@ -113,7 +119,9 @@ func proxyConfig(cfg config.Config, mtu int, secret cookie.Secret) proxy.Config 
 		Grace:             cfg.Flows.Grace,
 		Replies:           cfg.Replies,
 		EarlyPool:         cfg.Flows.EarlyDataMemory,
-		MTU:               mtu,
+		MTU:               l.MTU,
+		Neighbours:        l.sources.Neighbours,
+		NoSources:         l.sources.NoSources,
 		Memory:            flowMemory,
 		Secret:            secret,
 		SharedSecret:      cfg.SecretShared,

@@ -61,6 +61,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(mismatched, v.Mismatched, v.Name)
 		counter(earlyHeld, v.EarlyHeld, v.Name)
 		counter(closedResets, v.ClosedReset, v.Name)
+		counter(allowed, v.Allowed, v.Name)
+		counter(denied, v.Denied, v.Name)
+		counter(verified, v.Verified, v.Name)
+		counter(unknownResets, v.UnknownReset, v.Name)
+		counter(adopted, v.Adopted, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
 	}
 	for r, n := range s.Drops {

@@ -39,7 +39,8 @@ func (f *fake) Snapshot() proxy.Snapshot {
 	for i, name := range []string{"web", "ssh"} {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
-			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11, Flows: int(n) + 9})
+			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11,
+			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, Flows: int(n) + 9})
 	}
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
@@ -95,6 +96,26 @@ levee_cookie_valid_total{service="web"} 2
 # TYPE levee_closed_resets_total counter
 levee_closed_resets_total{service="ssh"} 21
 levee_closed_resets_total{service="web"} 11
+# HELP levee_adopted_total Connections from before the start, or let pass without a handshake, that are tracked since.
+# TYPE levee_adopted_total counter
+levee_adopted_total{service="ssh"} 26
+levee_adopted_total{service="web"} 16
+# HELP levee_allowed_total SYNs, and segments of no flow, that passed because their source is on the service's list.
+# TYPE levee_allowed_total counter
+levee_allowed_total{service="ssh"} 22
+levee_allowed_total{service="web"} 12
+# HELP levee_denied_total SYNs, and segments of no flow, that were dropped because their source is on the service's list.
+# TYPE levee_denied_total counter
+levee_denied_total{service="ssh"} 23
+levee_denied_total{service="web"} 13
+# HELP levee_unknown_resets_total Segments of no flow that were answered with a RST.
+# TYPE levee_unknown_resets_total counter
+levee_unknown_resets_total{service="ssh"} 25
+levee_unknown_resets_total{service="web"} 15
+# HELP levee_verified_total SYNs that passed because their source has completed a handshake lately.
+# TYPE levee_verified_total counter
+levee_verified_total{service="ssh"} 24
+levee_verified_total{service="web"} 14
 # HELP levee_cookie_invalid_total ACKs that carried a wrong or expired cookie.
 # TYPE levee_cookie_invalid_total counter
 levee_cookie_invalid_total{service="ssh"} 13

@@ -23,6 +23,11 @@ var (
 	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the client was promised.", "service")
 	closedResets  = desc("closed_resets_total", "SYNs that got a RST because their port is known to be closed.", "service")
 	earlyHeld     = desc("early_held_total", "Segments of clients that were held until their server had answered.", "service")
+	allowed       = desc("allowed_total", "SYNs, and segments of no flow, that passed because their source is on the service's list.", "service")
+	denied        = desc("denied_total", "SYNs, and segments of no flow, that were dropped because their source is on the service's list.", "service")
+	verified      = desc("verified_total", "SYNs that passed because their source has completed a handshake lately.", "service")
+	unknownResets = desc("unknown_resets_total", "Segments of no flow that were answered with a RST.", "service")
+	adopted       = desc("adopted_total", "Connections from before the start, or let pass without a handshake, that are tracked since.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
 	drops  = desc("drops_total", "Packets that went no further.", "reason")
