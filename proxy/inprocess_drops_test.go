@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"levee/proxy"
 	"levee/proxy/proxytest"
 	"levee/proxy/servers"
@@ -89,7 +90,12 @@ func TestEveryDropReason(t *testing.T) {
 		{proxy.DropReplyBudget, func(cfg *proxytest.Config) { cfg.Proxy.Replies.PerNetwork = 1 }, synTwice(v)},
 		{proxy.DropNeighbours, func(cfg *proxytest.Config) {
 			cfg.Proxy.Neighbours, cfg.Proxy.Replies.Neighbours = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}, 1
-		}, synTwice(v)},
+		}, func(s *session) []byte {
+			frame := synTwice(v)(s)
+			frame[stack.VirtioLen+15]++ // another source
+			checksumAgain(frame, header.IPv4MinimumSize)
+			return frame
+		}},
 		{proxy.DropSourceFlows, func(cfg *proxytest.Config) { cfg.Proxy.Services[0].PerSource.Flows = 1 }, func(s *session) []byte {
 			newRawClient(s).open()
 			return crafted{flags: syn}.frame(v)

@@ -200,6 +200,12 @@ func (p *policy) of(index uint16) *service {
 	return nil
 }
 
+// proxies says whether some port at an address is protected.
+func (p *policy) proxies(addr *stack.Addr) bool {
+	candidates, _ := p.prefixes.Lookup(addr.Netip())
+	return slices.ContainsFunc(candidates, (*service).protected)
+}
+
 // cookieEpochs is how many epochs a cookie may live through: the one it was issued in and the next.
 const cookieEpochs = 2
 

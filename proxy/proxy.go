@@ -25,7 +25,7 @@ type Proxy struct {
 	verified  *verifiedSources
 	opened    *budget // connections, by source
 	perSource *tally  // proven flows, by source
-	fragments *fragmentPairs
+	fragments fragments
 	// grace bounds what passes during the grace.
 	grace bucket
 	// start is the zero of all ticks.
@@ -66,8 +66,8 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster(),
-		replies: replies{networks: newBudget()}, verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
-		fragments: newFragmentPairs(),
+		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
+		fragments: fragments{passed: newRecent(fragmentPairs)},
 	}
 	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, now.Unix(), 0))
 	return p, nil

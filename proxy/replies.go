@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/gaissmai/bart"
 	"levee/stack"
@@ -18,7 +19,8 @@ import (
 type Replies struct {
 	// PerNetwork is how many answers a second each /24 or /56 gets that lead to no connection, and as many at once.
 	PerNetwork int
-	// Neighbours is the same for all sources of a family together that Config.Neighbours holds.
+	// Neighbours is how many addresses of a family that Config.Neighbours holds may be answered anew each second, and as many at once. One
+	// that was answered a minute ago, or has completed a handshake in the last hour, is not new.
 	Neighbours int
 }
 
@@ -103,15 +105,49 @@ func newPlaces(cfg *Config) *bart.Table[place] {
 // replies is the state of Replies. It is safe for concurrent use.
 type replies struct {
 	networks *budget
-	// neighbours are by family.
+	// neighbours has tokens by family for those of the gateway's neighbours that aren't in one of the following.
 	neighbours [2]bucket
+	// asked are neighbours that were answered a short while ago: the kernel knows them, or asks for them already. proven are those that
+	// have completed a handshake; nobody can push them out by forging others.
+	asked, proven *recent
 }
 
-func (r *replies) near(a *stack.Addr) *bucket {
+const (
+	// askedLife and provenLife are how long they are remembered, and askedRoom and provenRoom about how many.
+	askedLife, provenLife = time.Minute, time.Hour
+	askedRoom, provenRoom = 1 << 12, 1 << 14
+)
+
+func newReplies() replies {
+	return replies{networks: newBudget(), asked: newRecent(askedRoom), proven: newRecent(provenRoom)}
+}
+
+// tokens are those of a neighbour's family.
+func (r *replies) tokens(a *stack.Addr) *bucket {
 	if a.Is4() {
 		return &r.neighbours[0]
 	}
 	return &r.neighbours[1]
+}
+
+// mayReach says whether a neighbour may be answered, at a rate of those that are new.
+func (r *replies) mayReach(a *stack.Addr, now time.Duration, rate int) bool {
+	if r.proven.within(a, &stack.Addr{}, now, provenLife) || r.asked.within(a, &stack.Addr{}, now, askedLife) {
+		return true
+	}
+	if !r.tokens(a).take(now, rate) {
+		return false
+	}
+	r.asked.note(a, &stack.Addr{}, now)
+	return true
+}
+
+// reached notes that a neighbour exists.
+func (r *replies) reached(a *stack.Addr, now time.Duration, rate int) {
+	if !r.proven.within(a, &stack.Addr{}, now, provenLife) {
+		r.tokens(a).give(rate)
+	}
+	r.proven.note(a, &stack.Addr{}, now)
 }
 
 // from is where the packet in work claims to come from.
@@ -128,7 +164,7 @@ func (w *Worker) mayReply() bool {
 		w.drop(DropNoSource)
 		return false
 	case nearby:
-		if !r.near(src).take(w.now.since, limit.Neighbours) {
+		if !r.mayReach(src, w.now.since, limit.Neighbours) {
 			w.drop(DropNeighbours)
 			return false
 		}
@@ -144,7 +180,7 @@ func (w *Worker) mayReply() bool {
 func (w *Worker) replied() {
 	src, r, limit := &w.pkt.Src, &w.proxy.replies, &w.policy.replies
 	if w.from() == nearby {
-		r.near(src).give(limit.Neighbours)
+		r.reached(src, w.now.since, limit.Neighbours)
 	}
 	r.networks.give(networkOf(src), limit.PerNetwork)
 }

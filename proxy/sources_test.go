@@ -195,6 +195,13 @@ func TestNeighbours(t *testing.T) {
 			t.Fatal("a neighbour that completes its handshakes is not answered")
 		}
 	}
+	// It is known now, whoever forges its neighbours.
+	if n := count("2001:db8:2::77:1"); n > 17 {
+		t.Errorf("%d new neighbours were answered", n)
+	}
+	if !near.connect() {
+		t.Error("a known neighbour is not answered in a flood")
+	}
 	// So is a protected address that calls another.
 	if _, ok := r.host("192.0.2.200").syn(); !ok {
 		t.Error("a server is not answered")
@@ -630,7 +637,7 @@ func TestLaterFragmentFlood(t *testing.T) {
 			t.Errorf("v6 %t: %d dropped", v6, n)
 		}
 		src, dst := stack.AddrFrom(h.addr), h.server()
-		r.proxy.fragments.admit(&src, &dst, 0)
+		r.proxy.fragments.passed.note(&src, &dst, 0)
 		if n := passed(client); n != 1000 {
 			t.Errorf("v6 %t: %d of 1000 pass behind a first fragment", v6, n)
 		}

@@ -38,7 +38,7 @@ const (
 	DropNoSource
 	// DropReplyBudget: the same, beyond what the source's network may be answered for nothing.
 	DropReplyBudget
-	// DropNeighbours: the same, beyond what all neighbours of the gateway may be.
+	// DropNeighbours: the same, from a neighbour of the gateway's that is new, beyond how many may be.
 	DropNeighbours
 	// DropSourceFlows and DropSourceRate: a new connection beyond the service's PerSource.
 	DropSourceFlows
