@@ -28,7 +28,7 @@ func Outside(t testing.TB) *Namespace {
 // FrameWriter makes SYN frames to target without a lab.
 func FrameWriter(target netip.AddrPort) ([]byte, func([]byte)) {
 	end := End{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
-	t := newSYNTemplate(&Link{Host: end, Gateway: end}, target, LinuxSYN)
+	t := newFloodTemplate(&Link{Host: end, Gateway: end}, &FloodConfig{Target: target, Options: LinuxSYN}, FloodSYN)
 	rng := rand.New(rand.NewPCG(1, 2))
 	return append([]byte(nil), t.frame...), func(frame []byte) { t.write(frame, rng) }
 }

@@ -7,13 +7,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// FloodConfig bounds a SYN flood.
+// FloodConfig bounds a flood.
 type FloodConfig struct {
 	// Target must be in ServerPrefix4 or ServerPrefix6.
 	Target netip.AddrPort
@@ -28,7 +29,13 @@ type FloodConfig struct {
 	Count int
 	// Duration is how long it goes on at most, up to MaxFloodDuration.
 	Duration time.Duration
-	Options  SYNOptions
+	// Kind is what is sent: SYNs unless it says otherwise.
+	Kind FloodKind
+	// Source is where the packets claim to come from, an address of a client, of the attacker or of SpoofedPrefix4 or SpoofedPrefix6; with port 0
+	// from any port there. If it isn't valid they come from random addresses of the latter two.
+	Source netip.AddrPort
+	// Options of SYNs and SYN-ACKs.
+	Options SYNOptions
 }
 
 // The hard bounds of one flood.
@@ -40,6 +47,12 @@ const (
 func (c FloodConfig) validate() error {
 	if !ServerPrefix4.Contains(c.Target.Addr()) && !ServerPrefix6.Contains(c.Target.Addr()) {
 		return fmt.Errorf("target %s is not a server of a lab (%s, %s)", c.Target, ServerPrefix4, ServerPrefix6)
+	}
+	if c.Kind >= numFloodKinds {
+		return fmt.Errorf("kind %d is unknown", c.Kind)
+	}
+	if s := c.Source.Addr(); s.IsValid() && (s.Is4() != c.Target.Addr().Is4() || !slices.ContainsFunc(floodSources, func(p netip.Prefix) bool { return p.Contains(s) })) {
+		return fmt.Errorf("source %s is not of a lab (%v), or of the other family than the target", s, floodSources)
 	}
 	if c.Count < 1 || c.Count > MaxFloodCount {
 		return fmt.Errorf("count %d is not between 1 and %d", c.Count, MaxFloodCount)
@@ -71,7 +84,7 @@ func (r FloodResult) Rate() float64 {
 	return float64(r.Sent) / r.Elapsed.Seconds()
 }
 
-// Flood is a running SYN flood. Its sources are random addresses of SpoofedPrefix4 or SpoofedPrefix6.
+// Flood is a running flood.
 type Flood struct {
 	sent   atomic.Int64
 	cancel context.CancelFunc
@@ -81,7 +94,7 @@ type Flood struct {
 	err    error
 }
 
-// StartFlood sends SYNs out of the host's end of the link until a bound is reached, ctx is done or
+// StartFlood sends packets out of the host's end of the link until a bound is reached, ctx is done or
 // Stop is called. It refuses every interface but a veth of the lab, in a namespace that the lab made.
 func (l *Link) StartFlood(ctx context.Context, cfg FloodConfig) (*Flood, error) {
 	if err := cfg.validate(); err != nil {
@@ -93,7 +106,7 @@ func (l *Link) StartFlood(ctx context.Context, cfg FloodConfig) (*Flood, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, cfg.Duration)
 	f := &Flood{cancel: cancel, done: make(chan struct{})}
-	sender := newSYNSender(fd, newSYNTemplate(l, cfg.Target, cfg.Options))
+	sender := newFloodSender(fd, newFloodTemplates(l, &cfg))
 	forget := l.Host.Namespace.started.add(func() error { f.Stop(); return nil })
 	go func() {
 		defer forget()
@@ -141,7 +154,7 @@ func hurry() error {
 }
 
 // send is the loop. That ctx is done is not an error.
-func (f *Flood) send(ctx context.Context, s *synSender, cfg FloodConfig) error {
+func (f *Flood) send(ctx context.Context, s *floodSender, cfg FloodConfig) error {
 	pace := newPacer(cfg.Rate)
 	pace.burst = cfg.Burst
 	for sent := 0; sent < cfg.Count && ctx.Err() == nil; {
@@ -159,7 +172,7 @@ func (f *Flood) send(ctx context.Context, s *synSender, cfg FloodConfig) error {
 			time.Sleep(100 * time.Microsecond)
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return fmt.Errorf("send SYN: %w", err)
+			return fmt.Errorf("send %v: %w", cfg.Kind, err)
 		}
 	}
 	return nil
@@ -168,26 +181,34 @@ func (f *Flood) send(ctx context.Context, s *synSender, cfg FloodConfig) error {
 // floodSocket opens a packet socket that sends out of the host's end.
 func (l *Link) floodSocket() (int, error) { return l.Host.frameSocket(0, nil) }
 
-// synSender sends batches of SYNs. One goroutine uses it.
-type synSender struct {
-	frameSender
-	template *synTemplate
-	rng      *rand.Rand
+// floodSources are the addresses that packets of a flood may claim to come from.
+var floodSources = []netip.Prefix{
+	SpoofedPrefix4, SpoofedPrefix6, ClientPrefix4, ClientPrefix6, AttackerPrefix4, AttackerPrefix6,
 }
 
-func newSYNSender(fd int, t *synTemplate) *synSender {
-	s := &synSender{template: t, rng: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
+// floodSender sends batches of packets. One goroutine uses it.
+type floodSender struct {
+	frameSender
+	// templates are those of the frames, in turn.
+	templates []*floodTemplate
+	rng       *rand.Rand
+}
+
+func newFloodSender(fd int, templates []*floodTemplate) *floodSender {
+	s := &floodSender{templates: templates, rng: rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))}
 	s.init(fd)
 	for i := range s.frames {
-		s.setFrame(i, append([]byte(nil), t.frame...))
+		s.setFrame(i, append([]byte(nil), s.template(i).frame...))
 	}
 	return s
 }
 
-// send makes and sends n SYNs, at most floodBatch, and returns how many the kernel took.
-func (s *synSender) send(n int) (int, error) {
-	for _, frame := range s.frames[:n] {
-		s.template.write(frame, s.rng)
+func (s *floodSender) template(i int) *floodTemplate { return s.templates[i%len(s.templates)] }
+
+// send makes and sends n packets, at most floodBatch, and returns how many the kernel took.
+func (s *floodSender) send(n int) (int, error) {
+	for i, frame := range s.frames[:n] {
+		s.template(i).write(frame, s.rng)
 	}
 	return s.frameSender.send(n)
 }

@@ -98,7 +98,12 @@ type Status struct {
 	} `json:"flows"`
 	Services []ServiceStatus   `json:"services"`
 	Drops    map[string]uint64 `json:"drops"`
-	Tun      struct {
+	Passed   map[string]uint64 `json:"passed"`
+	Workers  []struct {
+		Received uint64 `json:"received"`
+		Sent     uint64 `json:"sent"`
+	} `json:"workers"`
+	Tun struct {
 		Name   string `json:"name"`
 		Queues int    `json:"queues"`
 		// TxDrops are packets for levee that found their queue full.

