@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
 
-.PHONY: all build demo bench churn measure test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench churn floods forgeries measure test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -35,6 +35,14 @@ churn: build
 measure: build packages
 	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -v -tags measure -timeout 20m \
 		-run 'PathMTUSideBySide|ConnectionPerRequestRate/IPv4/wrk' ./integration
+
+# Floods of every kind of segment, and what becomes of honest clients; three minutes.
+floods: build
+	bin/levee-lab floods --levee bin/levee --out docs/floods.md --commit '$(VERSION)' --date "$$(date -u +%F)"
+
+# A hundred million random ACKs against the cookies of each layout; a minute.
+forgeries:
+	LEVEE_FORGERIES=100000000 $(GO) test -count=1 -v -run TestForgedACKs ./proxy
 
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.

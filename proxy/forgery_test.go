@@ -12,7 +12,7 @@ import (
 	"levee/proxy/servers"
 )
 
-// forgeries is how many random ACKs TestForgedACKs tries for each layout. LEVEE_FORGERIES=100000000 takes a minute.
+// forgeries is how many random ACKs TestForgedACKs tries for each layout. make forgeries says 100,000,000.
 func forgeries(t *testing.T) int {
 	if s := os.Getenv("LEVEE_FORGERIES"); s != "" {
 		n, err := strconv.Atoi(s)

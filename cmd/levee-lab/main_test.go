@@ -35,7 +35,7 @@ func TestMisuse(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", exitMisused, "use demo, up, bench or churn"},
+		{"", exitMisused, "use demo, up, bench, churn or floods"},
 		{"dance", exitMisused, "dance"},
 		{"demo now", exitMisused, "now"},
 		{"demo --fast", exitMisused, "--fast"},

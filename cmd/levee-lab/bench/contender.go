@@ -113,9 +113,11 @@ type levee struct {
 	daemon *lab.Levee
 }
 
-// leveeConfig protects all servers of the lab, which do timestamps. capacity is in flows.
+// leveeConfig protects all servers of the lab, which do timestamps. capacity is in flows. The lab's floods come from 512 networks, real ones from
+// many more: what each of them is answered is no limit here.
 func leveeConfig(capacity int) string {
 	return fmt.Sprintf(`flows: {capacity: %d}
+replies: {per_network: 100000000}
 metrics: {listen: %s}
 services:
   - name: bench
