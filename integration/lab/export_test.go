@@ -27,8 +27,13 @@ func Outside(t testing.TB) *Namespace {
 
 // FrameWriter makes SYN frames to target without a lab.
 func FrameWriter(target netip.AddrPort) ([]byte, func([]byte)) {
+	return FloodWriter(FloodConfig{Target: target, Options: LinuxSYN})
+}
+
+// FloodWriter makes frames of a flood, which isn't mixed, without a lab.
+func FloodWriter(cfg FloodConfig) ([]byte, func([]byte)) {
 	end := End{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
-	t := newFloodTemplate(&Link{Host: end, Gateway: end}, &FloodConfig{Target: target, Options: LinuxSYN}, FloodSYN)
+	t := newFloodTemplates(&Link{Host: end, Gateway: end}, &cfg)[0]
 	rng := rand.New(rand.NewPCG(1, 2))
 	return append([]byte(nil), t.frame...), func(frame []byte) { t.write(frame, rng) }
 }
