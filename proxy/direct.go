@@ -7,7 +7,8 @@ import (
 )
 
 // Direct flows are connections whose hosts shake hands with each other, while levee only looks on: those that protected servers
-// open themselves, and those that clients open with options that no proxy or no cookie can honour. Nothing in them is translated; they are
+// open themselves, and those of clients whose SYN passes: with options that no proxy or no cookie can honour, or from a source that is allowed or verified.
+// Those adopted without a handshake are among them (see adopt). Nothing in them is translated; they are
 // tracked so that their segments are not taken for strays. In the record the client is the one who opened the
 // connection, and cookie and tries are the initial sequence number and window scale of the latest SYN, whose answer makes the
 // record begin anew.
