@@ -61,7 +61,7 @@ func TestManySendEarly(t *testing.T) {
 		// slack is for everything else that the daemon touches for the first time, 30,000 flows among it.
 		slack = 16 << 20
 	)
-	p := protectYAML(t, lab.Config{}, config(options{"timestamps": "true"})+"flows: {capacity: 30000}\n")
+	p := protectYAML(t, lab.Config{}, strings.Replace(config(options{"timestamps": "true"}), "{grace: 0s}", "{grace: 0s, capacity: 30000}", 1))
 	for name, value := range map[string]string{"net.core.somaxconn": "16384", "net.ipv4.tcp_max_syn_backlog": "16384"} {
 		if err := p.server.SetSysctl(name, value); err != nil {
 			t.Fatal(err)

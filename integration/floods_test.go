@@ -17,10 +17,10 @@ var floodReasons = map[lab.FloodKind]string{
 	lab.FloodFragments: "later_fragment",
 }
 
-// floodLab is a lab with an attacker, and levee in front of a web server, without the grace in which it lets segments of unknown connections pass.
+// floodLab is a lab with an attacker, and levee in front of a web server.
 func floodLab(t *testing.T) *protected {
 	t.Helper()
-	p := protectYAML(t, lab.Config{Attacker: true}, config(options{})+"flows: {grace: 0s}\n")
+	p := protectYAML(t, lab.Config{Attacker: true}, config(options{}))
 	if _, err := p.server.StartWeb(0, p.server.AddrPort(false, 80), p.server.AddrPort(true, 80)); err != nil {
 		t.Fatal(err)
 	}

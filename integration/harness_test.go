@@ -19,7 +19,8 @@ func TestMain(m *testing.M) { labtest.Main(m) }
 // options are a service's options as the configuration writes them.
 type options map[string]string
 
-// config is a configuration that protects all servers of the lab, on every port.
+// config is a configuration that protects all servers of the lab, on every port. Segments of unknown connections don't pass, as they would for a
+// while after a start.
 func config(o options) string {
 	var list []string
 	for key, value := range o {
@@ -28,6 +29,7 @@ func config(o options) string {
 	return fmt.Sprintf(`
 tun: {name: levee0}
 metrics: {listen: ""}
+flows: {grace: 0s}
 log: {level: debug}
 services:
   - name: lab
