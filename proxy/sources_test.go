@@ -511,9 +511,20 @@ func TestGrace(t *testing.T) {
 	pass("forged answer after the grace", forged.hears(stack.Segment{Seq: 900, Ack: 500, Flags: flagACK}), 0)
 	pass("data after the grace", live.sends(stack.Segment{Seq: 500, Ack: 900, Flags: flagACK, Window: 7}), 1)
 	pass("FIN", live.sends(stack.Segment{Seq: 500, Ack: 900, Flags: flagACK | flagFIN, Window: 7}), 1)
-	r.wantStates(StateClientClosed, 1)
 	pass("FIN", live.hears(stack.Segment{Seq: 900, Ack: 501, Flags: flagACK | flagFIN, Window: 7}), 1)
+	r.wantStates(StateClientClosed, 1)
+	pass("last ACK", live.sends(stack.Segment{Seq: 501, Ack: 901, Flags: flagACK, Window: 7}), 1)
 	r.wantStates(StateTimeWait, 1)
+}
+
+// TestGraceAdoptsByFIN: a server's FIN tells of its connection too, and counts when it is acknowledged.
+func TestGraceAdoptsByFIN(t *testing.T) {
+	r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
+	h := r.host("203.0.113.1")
+	h.hears(stack.Segment{Seq: 900, Ack: 500, Flags: flagACK | flagFIN, Window: 7})
+	r.wantStates(StateOpen, 1)
+	h.sends(stack.Segment{Seq: 500, Ack: 901, Flags: flagACK, Window: 7})
+	r.wantStates(StateServerClosed, 1)
 }
 
 // TestGraceIsBounded: a flood of segments passes no faster in the grace than graceRate.
@@ -543,6 +554,7 @@ func TestPerSourceFlows(t *testing.T) {
 		{"closed", func(h *host, k seqnum.Value) {
 			h.sends(stack.Segment{Seq: 1001, Ack: k + 1, Flags: flagFIN | flagACK})
 			h.hears(stack.Segment{Seq: 5001, Ack: 1002, Flags: flagFIN | flagACK})
+			h.sends(stack.Segment{Seq: 1002, Ack: k + 2, Flags: flagACK})
 		}},
 		{"idle", func(h *host, _ seqnum.Value) {
 			h.now = h.now.Add(DefaultIdleTimeout + time.Minute)

@@ -136,11 +136,9 @@ func (w *Worker) adopt(s *stripe, key *flowKey, hash uint64, srcLow bool, svc *s
 	f.set(clientLow, !srcLow)
 	f.half[client] = half{end: p.Ack, ack: p.Seq, scale: unknownScale, promised: unknownScale, maxWindow: 1 << unknownScale}
 	f.half[server] = half{end: p.Seq, ack: p.Ack, scale: unknownScale, promised: unknownScale, maxWindow: 1 << unknownScale}
-	f.observe(server, p, p.Ack)
 	w.enter(s, slot, evHandshake)
 	w.enter(s, slot, evSynAck)
-	if isFIN(p) {
-		w.enter(s, slot, fin(server))
-	}
+	f.markFIN(server, p)
+	f.observe(server, p, p.Ack)
 	w.count(svc).adopted.inc()
 }
