@@ -163,6 +163,15 @@ func (f *flow) unexpected(p *stack.Packet) bool {
 	return p.PayloadLen == 0 && p.Flags&^header.TCPFlagPsh == flagACK && p.Seq != f.half[client].end
 }
 
+// ordinary says whether a plausible segment of side s goes on where levee is: behind what s has sent, and acknowledging no more than
+// levee has seen of its peer. What does not may be damaged, and is worth the look at its checksum that would cost too much for every
+// segment: levee repeats what it learns in segments of its own.
+func (f *flow) ordinary(s side, p *stack.Packet, ack seqnum.Value) bool {
+	const near = 1 << 16 // of a clock in milliseconds: a minute
+	return p.Seq.LessThanEq(f.half[s].end) && ack.LessThanEq(f.half[s.peer()].end) &&
+		(s == server || !p.Options.Timestamps || p.Options.TSVal-f.clientTSVal < near)
+}
+
 // observe learns from a plausible segment of side s.
 func (f *flow) observe(s side, p *stack.Packet, ack seqnum.Value) {
 	f.markFIN(s, p)

@@ -74,6 +74,11 @@ func newScenario(seed uint64) *scenario {
 	for range 1 + r.IntN(4) {
 		sc.talks = append(sc.talks, sc.newTalk(r))
 	}
+	// Early data as by default, in a pool that may be small, or the zero window that SYNPROXY starts with.
+	if !oneIn(r, 4) {
+		sc.cfg.Proxy.Services[0].EarlyData = proxy.DefaultEarlyData
+		sc.cfg.Proxy.EarlyPool = pick(r, 4<<10, 1<<20)
+	}
 	return sc
 }
 

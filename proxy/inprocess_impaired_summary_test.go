@@ -44,8 +44,15 @@ type outlier struct {
 // initialRTO is the first retransmission time-out of every host (RFC 6298 §2.1).
 const initialRTO = time.Second
 
-// bound is how much later than without levee a conversation may end: one server round trip and one retransmission time-out.
-func (sc *scenario) bound() time.Duration { return 2*sc.cfg.ServerLatency + initialRTO }
+// bound is how much later than without levee a conversation may end: one server round trip and one retransmission time-out. Without
+// early data the client waits for the server's window for another of its own round trips, which its time-out counts too.
+func (sc *scenario) bound() time.Duration {
+	bound := 2*sc.cfg.ServerLatency + initialRTO
+	if sc.cfg.Proxy.EarlyPool == 0 {
+		bound += 4 * sc.cfg.ClientLatency
+	}
+	return bound
+}
 
 func (s *summary) add(o outcome) {
 	s.mu.Lock()

@@ -45,13 +45,19 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 		w.synAckAgain(s, slot, from, frame)
 		return
 	}
+	if from == client && !plausible && f.state.Ended() && !f.has(direct) && !isRST(p) {
+		// Early data of a new incarnation, come before their handshake's ACK. The server would answer them, with the old numbers, by
+		// a reset that is exact for the client.
+		w.drop(strayReason(p))
+		return
+	}
 	switch {
 	case f.has(signed) && !p.Options.Signed: // the receiver drops it
 	case isRST(p):
 		if f.exactReset(from, p) && p.ChecksumOK() {
 			w.enter(s, slot, evRST)
 		}
-	case plausible:
+	case plausible && (f.ordinary(from, p, ack) || p.ChecksumOK()):
 		f.observe(from, p, ack)
 		w.touch(s, slot)
 		if f.acknowledgedFIN(from, p, ack) {

@@ -127,7 +127,7 @@ func TestCloseWakesRecv(t *testing.T) {
 			t.Errorf("Recv: %v, want os.ErrClosed", err)
 		}
 	}
-	if took := time.Since(start); took > 100*time.Millisecond {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %v", took)
 	}
 	q := d.Queues()[0]
