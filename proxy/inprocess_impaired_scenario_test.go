@@ -77,10 +77,13 @@ func newScenario(seed uint64) *scenario {
 	// Early data as by default, in a pool that may be small, or the zero window that SYNPROXY starts with.
 	if !oneIn(r, 4) {
 		sc.cfg.Proxy.Services[0].EarlyData = proxy.DefaultEarlyData
-		sc.cfg.Proxy.EarlyPool = pick(r, 4<<10, 1<<20)
+		sc.cfg.Proxy.EarlyPool = pick(r, smallPool, 1<<20)
 	}
 	return sc
 }
+
+// smallPool is soon full.
+const smallPool = 4 << 10
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 

@@ -44,12 +44,12 @@ type outlier struct {
 // initialRTO is the first retransmission time-out of every host (RFC 6298 §2.1).
 const initialRTO = time.Second
 
-// bound is how much later than without levee a conversation may end: one server round trip and one retransmission time-out. Without
-// early data the client waits for the server's window for another of its own round trips, which its time-out counts too.
+// bound is how much later than without levee a conversation may end: one server round trip and one retransmission time-out. Where early
+// data find no room they are lost to the client, which begins again slowly after its time-out (RFC 5681 §3.1): some more of its round trips.
 func (sc *scenario) bound() time.Duration {
 	bound := 2*sc.cfg.ServerLatency + initialRTO
-	if sc.cfg.Proxy.EarlyPool == 0 {
-		bound += 4 * sc.cfg.ClientLatency
+	if sc.cfg.Proxy.EarlyPool <= smallPool {
+		bound += 8 * sc.cfg.ClientLatency
 	}
 	return bound
 }

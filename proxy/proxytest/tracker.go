@@ -364,7 +364,7 @@ func (s *seen) late(c *tracked, n uint32) bool {
 func (s *seen) content(st *stream, at, n uint32) string {
 	payload := s.TCP.IP[s.TCP.L4+s.TCP.HeaderLen:]
 	fin := s.TCP.Flags.Contains(header.TCPFlagFin)
-	if n == 1 && len(st.data) >= int(at) {
+	if n == 1 && !fin && len(st.data) >= int(at) {
 		n = 0 // a window probe repeats the number before, with any byte
 	}
 	if n > 0 {
