@@ -110,7 +110,7 @@ func TestFindService(t *testing.T) {
 		{Name: "host", Prefixes: prefix("192.0.2.9/32"), Ports: []PortRange{{443, 443}, {8000, 8100}}},
 		{Name: "six", Prefixes: prefix("2001:db8::/64")},
 	}}
-	p := newPolicy(&cfg, &policy{}, newRoster(), 0, 0)
+	p := newPolicy(&cfg, &policy{}, newRoster(), instant{}, 0)
 	for _, tt := range []struct {
 		addr string
 		port uint16

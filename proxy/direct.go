@@ -96,7 +96,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	svc := w.policy.find(&p.Dst, p.DstPort)
-	if !svc.protected() {
+	if svc == nil {
 		return false
 	}
 	valid, reason := w.checkCookie(svc)

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
@@ -57,7 +58,7 @@ func (w *Worker) answer(svc *service) {
 		}
 	}
 	tuple := cookie.Tuple{
-		Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort, Context: scaleContext(svc, promise.WScale),
+		Client: p.Src, Server: p.Dst, ClientPort: p.SrcPort, ServerPort: p.DstPort, Context: promise.WScale,
 	}
 	if promise.Timestamps && offer.Timestamps {
 		// An AccECN SYN (RFC 9768) sets both bits too, and falls back to what a classic server answers.
@@ -93,21 +94,28 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 		Timestamps: p.Options.Timestamps, TSEcr: p.Options.TSEcr,
 	}
 	promise, before, _ := w.promise(svc, &p.Dst, p.DstPort)
-	for _, told := range [...]uint8{promise.WScale, before} {
-		tuple.Context = scaleContext(svc, told)
-		if valid, ok := w.maker.Check(w.now.unix, &tuple, a); ok {
-			return returned{valid, told}, NumDropReasons
+	told := [4]uint8{promise.WScale, before, promise.WScale, promise.WScale}
+	if w.now.tick < svc.told.until {
+		told[2], told[3] = w.formerlyTold(svc, &p.Dst, p.DstPort)
+	}
+	for i, scale := range told {
+		if slices.Contains(told[:i], scale) {
+			continue
 		}
-		if before == told {
-			break
+		tuple.Context = scale
+		if valid, ok := w.maker.Check(w.now.unix, &tuple, a); ok {
+			return returned{valid, scale}, NumDropReasons
 		}
 	}
 	return returned{}, DropCookieInvalid
 }
 
 // outstanding says whether cookies of the service may still come back. Those that an earlier process or another
-// node issued are not known.
+// node issued are not known. If a reload has ended the protection, those count that came before it.
 func (w *Worker) outstanding(svc *service) bool {
+	if !svc.protected() {
+		return w.now.tick < svc.honoured && svc.state.gate.Open(w.now.unix)
+	}
 	return w.now.tick < cookieLifetime || w.proxy.cfg.SharedSecret || svc.state.gate.Open(w.now.unix)
 }
 

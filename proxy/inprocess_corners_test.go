@@ -167,7 +167,7 @@ func TestSharedSecret(t *testing.T) {
 			secret[i] = byte(uint64(1)>>(i%8*8)) ^ byte(i+1)
 		}
 		other := cookie.NewMaker(secret) // the other node
-		tuple := cookie.Tuple{Client: stack.AddrFrom(raw4), Server: stack.AddrFrom(v.serverAddr().Addr()), ClientPort: clientPort, ServerPort: serverPort}
+		tuple := cookie.Tuple{Client: stack.AddrFrom(raw4), Server: stack.AddrFrom(v.serverAddr().Addr()), ClientPort: clientPort, ServerPort: serverPort, Context: proxy.DefaultWScale}
 		c.cookie = seqnum.Value(other.Issue(s.Clock.Now().Unix(), &tuple, uint32(c.isn), cookie.Options{MSS: 1460, WScale: 7, SACK: true}))
 		c.acknowledge()
 		s.Advance(time.Second)
@@ -281,7 +281,7 @@ func TestPlainCookieSparesStampedFlow(t *testing.T) {
 	for i := range secret {
 		secret[i] = byte(uint64(1)>>(i%8*8)) ^ byte(i+1)
 	}
-	tuple := cookie.Tuple{Client: stack.AddrFrom(raw4), Server: stack.AddrFrom(v.serverAddr().Addr()), ClientPort: clientPort, ServerPort: serverPort}
+	tuple := cookie.Tuple{Client: stack.AddrFrom(raw4), Server: stack.AddrFrom(v.serverAddr().Addr()), ClientPort: clientPort, ServerPort: serverPort, Context: proxy.DefaultWScale}
 	k := cookie.NewMaker(secret).Issue(s.Clock.Now().Unix(), &tuple, 123456, cookie.Options{MSS: 1460, WScale: 7, SACK: true})
 	forged := c.Segment(c.port, v.serverAddr(), 123457, seqnum.Value(k)+1) // no timestamps
 	c.Send(&forged, nil)

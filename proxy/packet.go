@@ -118,7 +118,24 @@ func (w *Worker) unproxied(why PassReason, frame []byte) {
 		w.outbound(svc, frame)
 		return
 	}
+	w.makeWay()
 	w.pass(why, frame)
+}
+
+// makeWay takes the record of a connection that is over out of the way of a new one with the same addresses and ports, whose SYN is in work
+// and which levee doesn't track: its service was protected before a reload.
+func (w *Worker) makeWay() {
+	key, _ := keyOf(&w.pkt)
+	hash := w.proxy.table.hash.of(&key)
+	s := w.proxy.table.stripe(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slot, found := s.find(&key, hash); found && (s.flows[slot].state.Ended() || s.flows[slot].evictable()) {
+		if s.flows[slot].state == StateOpening {
+			w.enter(s, slot, evRST)
+		}
+		w.enter(s, slot, evTimeout)
+	}
 }
 
 // stranger handles a segment of no flow that isn't a first SYN.
@@ -136,20 +153,20 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		}
 		return
 	}
-	if !svc.protected() {
-		w.pass(svc.whyPassed(), frame)
-		return
-	}
-	if !saneFlags(p.Flags) {
+	if !saneFlags(p.Flags) && svc.protected() {
 		w.drop(DropBadFlags)
 		return
 	}
-	if svc.lists.of(&p.Src) == denied {
+	if svc.protected() && svc.lists.of(&p.Src) == denied {
 		w.deny(svc)
 		return
 	}
 	valid, reason := w.checkCookie(svc)
 	if reason != NumDropReasons {
+		if !svc.protected() {
+			w.pass(svc.whyPassed(), frame)
+			return
+		}
 		if reason == DropCookieInvalid {
 			w.count(svc).cookieInvalid.inc()
 			if isFIN(p) {

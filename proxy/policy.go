@@ -126,12 +126,14 @@ type policy struct {
 	// indexed are the services that records may refer to, by index: those above and those that have been removed (see roster). nil where
 	// there is none.
 	indexed []*service
-	// prefixes leads to every service that has the prefix or one that contains it, the removed ones last.
+	// left are former services, with addresses or ports that no service of that name has now, to which cookies may still come back.
+	left []*service
+	// prefixes leads to every service that has the prefix or one that contains it, those left last.
 	prefixes bart.Table[[]*service]
 	// places is what is special about sources, and replies how much those are answered that may be forged.
 	places  *bart.Table[place]
 	replies Replies
-	// grace is until when segments of no flow pass, since the Proxy's start.
+	// grace is for how long after its protection began (see service.since) segments of no flow to a service pass.
 	grace time.Duration
 	// idle and remembered are how long an open flow lasts without packets, and one that has ended or, if outbound, has no answer.
 	idle, remembered tick
@@ -139,9 +141,9 @@ type policy struct {
 	generation uint64
 }
 
-// newPolicy compiles a configuration, and what of the former policy is needed still. The roster is brought up to date. Every worker
-// has seen a policy of the generation seen or later.
-func newPolicy(cfg *Config, former *policy, r *roster, unix int64, seen uint64) *policy {
+// newPolicy compiles the policy that follows a former one at the time now. The roster is brought up to date. Every worker has seen a policy of the
+// generation seen or later.
+func newPolicy(cfg *Config, former *policy, r *roster, now instant, seen uint64) *policy {
 	p := &policy{
 		idle:       ticks(cfg.IdleTimeout),
 		remembered: max(ticks(cfg.TransitoryTimeout), cookieLifetime),
@@ -151,37 +153,71 @@ func newPolicy(cfg *Config, former *policy, r *roster, unix int64, seen uint64) 
 		grace:      cfg.Grace,
 	}
 	for i := range cfg.Services {
-		p.services = append(p.services, newService(cfg, &cfg.Services[i], r.admit(cfg.Services[i].Name)))
+		state := r.admit(cfg.Services[i].Name)
+		p.services = append(p.services, newService(cfg, &cfg.Services[i], state, former.of(state.index), now))
 	}
-	all := slices.Concat(p.services, r.retire(former, p, unix, seen))
-	for _, s := range all {
+	p.left = leftOf(former, p, now)
+	for _, s := range slices.Concat(p.services, r.retire(former, p, now.unix, seen)) {
 		if need := int(s.state.index) + 1; need > len(p.indexed) {
 			p.indexed = append(p.indexed, make([]*service, need-len(p.indexed))...)
 		}
 		p.indexed[s.state.index] = s
 	}
-	for _, s := range all {
-		for _, prefix := range s.Prefixes {
-			if _, done := p.prefixes.Get(prefix); done {
-				continue
-			}
-			var candidates []*service
-			for _, c := range all {
-				for _, other := range c.Prefixes {
-					if other.Bits() <= prefix.Bits() && other.Contains(prefix.Addr()) {
-						candidates = append(candidates, c)
-						break
-					}
-				}
-			}
-			p.prefixes.Insert(prefix, candidates)
-		}
-	}
+	p.compile()
 	return p
 }
 
+// maxLeft bounds the services that are left, should a reload follow upon another.
+const maxLeft = 4096
+
+// leftOf finds what clients of the former policy may return cookies for, where the next one has not the same service.
+func leftOf(former, next *policy, now instant) (left []*service) {
+	has := func(list []*service, s *service) bool {
+		return slices.ContainsFunc(list, func(o *service) bool { return o.state == s.state && o.samePlace(s) })
+	}
+	for _, s := range former.services {
+		if !has(next.services, s) {
+			left = append(left, s.withdrawn(now))
+		}
+	}
+	for _, s := range former.left {
+		if now.tick < s.honoured && len(left) < maxLeft && !has(next.services, s) && !has(left, s) {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+// compile fills prefixes.
+func (p *policy) compile() {
+	var exact bart.Table[[]*service]
+	for _, s := range slices.Concat(p.services, p.left) {
+		for _, prefix := range s.Prefixes {
+			here, _ := exact.Get(prefix)
+			if !slices.Contains(here, s) {
+				exact.Insert(prefix, append(here, s))
+			}
+		}
+	}
+	for prefix := range exact.All() {
+		var candidates, left []*service
+		for _, list := range exact.Supernets(prefix) {
+			for _, s := range list {
+				to := &candidates
+				if s.isLeft {
+					to = &left
+				}
+				if !slices.Contains(*to, s) {
+					*to = append(*to, s)
+				}
+			}
+		}
+		p.prefixes.Insert(prefix, append(candidates, left...))
+	}
+}
+
 // find is the service of a server's address and port, or nil. Validate sees to it that there is at most one; it comes before any that
-// has been removed.
+// is left.
 func (p *policy) find(addr *stack.Addr, port uint16) *service {
 	candidates, _ := p.prefixes.Lookup(addr.Netip())
 	for _, s := range candidates {

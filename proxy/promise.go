@@ -75,16 +75,17 @@ func unsaidMSS(v6 bool) uint16 {
 	return defaultMSS4
 }
 
-// scaleContext binds a cookie to the window scale that comes with it, which may be another one when the cookie comes back. One that is
-// configured is always the same.
-func scaleContext(svc *service, told uint8) uint8 {
-	if svc.Options.Learn.Has(servers.WScale) {
-		return told
+// formerlyTold are the window scales that clients of a server may have been told before a reload.
+func (w *Worker) formerlyTold(svc *service, addr *stack.Addr, port uint16) (scale, before uint8) {
+	if !svc.told.learned {
+		return svc.told.wscale, svc.told.wscale
 	}
-	return 0
+	known := w.proxy.servers.Find(&servers.Key{Addr: *addr, Port: port}, w.now.unix)
+	return known.Told, known.Before
 }
 
-// returned is a cookie that has come back, and the window scale that its client was told.
+// returned is a cookie that has come back, and the window scale that its client was told. Cookies are bound to that scale (cookie.Tuple.Context): it
+// may be another one by the time they come back.
 type returned struct {
 	cookie.Valid
 	told uint8

@@ -69,7 +69,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
 		fragments: fragments{passed: newRecent(fragmentPairs)},
 	}
-	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, now.Unix(), 0))
+	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, p.instant(now), 0))
 	return p, nil
 }
 

@@ -83,6 +83,10 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 		w.out.forward(frame)
 	case !p.ChecksumOK():
 		w.drop(DropBadChecksum)
+	case from == server && isACK(p) && p.Ack != f.clientISN+1 && !w.policy.find(&p.Src, p.SrcPort).protected():
+		// Its service is not protected any longer, so the server has seen the client's own SYN, and has no connection but that.
+		w.enter(s, slot, evTimeout)
+		w.pass(PassModeOff, frame)
 	case from == server && uint32(f.cookie-p.Seq) == f.delta && p.Ack == f.clientISN+1:
 		if f.state == StateReset { // the client has gone
 			w.resetServer(f)
@@ -125,7 +129,10 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	if f.has(direct) {
 		return false
 	}
-	svc := w.serviceOf(f)
+	svc := w.policy.find(&p.Dst, p.DstPort)
+	if svc == nil {
+		return false
+	}
 	valid, reason := w.checkCookie(svc)
 	if reason != NumDropReasons {
 		return false
@@ -143,7 +150,7 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		w.drop(DropReplay)
 		return true
 	}
-	w.count(w.serviceOf(f)).connReopened.inc()
+	w.count(svc).connReopened.inc()
 	switch f.state {
 	case StateOpening, StateOpen, StateClientClosed, StateServerClosed:
 		// The server's half of the old one may still live; exactly its next sequence number ends it.

@@ -25,7 +25,7 @@ func (p *Proxy) Reload(cfg Config, now time.Time) error {
 	}
 	cfg.SharedSecret = p.cfg.SharedSecret
 	at, former := p.instant(now), p.policy.Load()
-	next := newPolicy(&cfg, former, p.roster, at.unix, seen)
+	next := newPolicy(&cfg, former, p.roster, at, seen)
 	for _, s := range next.services {
 		if s.inherits(former) {
 			s.state.gate.Issued(at.unix)

@@ -80,7 +80,7 @@ func (r *roster) retire(former, next *policy, unix int64, seen uint64) (retired 
 		case s == nil || kept[s.state]:
 		case s.removedIn == 0:
 			gone := *s
-			gone.Mode, gone.removedIn = ModeOff, next.generation
+			gone.Mode, gone.isLeft, gone.removedIn = ModeOff, true, next.generation
 			retired = append(retired, &gone)
 		case s.removedIn <= seen && s.state.records.Load() == 0 && !s.state.gate.Open(unix):
 			delete(r.states, s.Name)

@@ -1,7 +1,9 @@
 package proxy
 
 import (
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"levee/proxy/cookie"
@@ -15,17 +17,61 @@ type service struct {
 	state *serviceState
 	lists *lists
 	mtu   int
-	// removedIn is the generation of the first policy whose configuration has it no longer, 0 while it is configured. Nothing new is then
-	// protected, but its flows go on as before, and so do clients that were sent a cookie.
+	// isLeft: the configuration has it no longer, or not at these addresses and ports. Nothing new is protected, its Mode is ModeOff.
+	isLeft bool
+	// removedIn is the generation of the first policy whose configuration has no service of this name, 0 while it is configured.
 	removedIn uint64
+	// honoured is until when cookies may come back that were issued before a reload ended the protection.
+	honoured tick
+	// since is when the protection of these addresses and ports began: connections that are older are unknown.
+	since time.Duration
+	// told is what clients were told before a reload changed it.
+	told formerScale
 }
 
-func newService(cfg *Config, from *Service, state *serviceState) *service {
-	s := &service{Service: *from, state: state, lists: newLists(from), mtu: cfg.MTU}
+// formerScale is how clients were told the window scale of their servers before a reload: one for all, or each server's own.
+type formerScale struct {
+	until   tick // cookies from then may come back; 0: there are none
+	wscale  uint8
+	learned bool
+}
+
+// newService makes the service that follows the former one of the same name, which is nil if there is none, at the time now.
+func newService(cfg *Config, from *Service, state *serviceState, former *service, now instant) *service {
+	s := &service{Service: *from, state: state, lists: newLists(from), mtu: cfg.MTU, since: now.since}
 	if cfg.SharedSecret {
 		s.Options.Learn &^= servers.WScale
 	}
+	if former == nil {
+		return s
+	}
+	s.honoured, s.told = former.honoured, former.told
+	if former.protected() {
+		if s.honoured = now.tick + cookieLifetime; s.samePlace(former) {
+			s.since = former.since
+		}
+	}
+	learned := s.Options.Learn.Has(servers.WScale)
+	switch was := former.Options.Learn.Has(servers.WScale); {
+	case was != learned, !learned && s.Options.WScale != former.Options.WScale:
+		s.told = formerScale{now.tick + cookieLifetime, former.Options.WScale, was}
+	}
 	return s
+}
+
+// withdrawn is what remains of a service where it protects nothing any longer.
+func (s *service) withdrawn(now instant) *service {
+	w := *s
+	w.Mode, w.isLeft = ModeOff, true
+	if s.protected() {
+		w.honoured = now.tick + cookieLifetime
+	}
+	return &w
+}
+
+// samePlace says whether two services have the same addresses and ports.
+func (s *service) samePlace(o *service) bool {
+	return slices.Equal(s.Prefixes, o.Prefixes) && slices.Equal(s.Ports, o.Ports)
 }
 
 // serviceState is what the workers share about a service. It belongs to the service's name, whatever its configuration becomes.
@@ -59,7 +105,7 @@ func (s *service) protected() bool { return s != nil && s.Mode != ModeOff }
 
 // whyPassed is why packets of a service that isn't protected pass.
 func (s *service) whyPassed() PassReason {
-	if s == nil || s.removedIn != 0 {
+	if s == nil || s.isLeft {
 		return PassNoService
 	}
 	return PassModeOff

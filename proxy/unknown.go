@@ -39,7 +39,7 @@ func ParseUnknown(s string) (Unknown, error) {
 	return 0, fmt.Errorf("%q is not known: use drop, pass or reset", s)
 }
 
-// graceRate is how many segments of no flow a second pass during the grace after a start: a flood of them reaches the
+// graceRate is how many segments of no flow a second pass during the grace after a start or a reload that begins to protect their server: a flood of them reaches the
 // servers no faster, and a connection needs few until it is adopted.
 const graceRate = 20_000
 
@@ -74,7 +74,7 @@ func (w *Worker) unknown(s *stripe, key *flowKey, hash uint64, srcLow bool, svc 
 		w.count(svc).allowed.inc()
 	case svc.Unknown == UnknownPass:
 		why = PassUnknown
-	case w.now.since < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate):
+	case w.now.since-svc.since < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate):
 		why = PassGrace
 	case svc.Unknown == UnknownReset:
 		w.resetStray(svc, from, reason)

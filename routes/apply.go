@@ -58,12 +58,22 @@ func (p *Plan) Apply() error {
 }
 
 func (p *Plan) change(k *kernel, live *Live, diff *Diff, state *saved) error {
+	if err := p.deleteStale(k, live); err != nil {
+		return err
+	}
+	return p.add(k, live, diff, state)
+}
+
+// deleteStale deletes what carries levee's tag and isn't the plan's.
+func (p *Plan) deleteStale(k *kernel, live *Live) error {
 	fs := families(live)
 	_, errs := k.deleteOwnRules(fs, func(r Rule) bool { return slices.Contains(p.rules, r) })
 	_, more := k.deleteOwnRoutes(fs, live, func(r Route) bool { return slices.ContainsFunc(p.routes, r.equal) })
-	if err := oneError(append(errs, more...)); err != nil {
-		return err
-	}
+	return oneError(append(errs, more...))
+}
+
+// add makes what the kernel lacks.
+func (p *Plan) add(k *kernel, live *Live, diff *Diff, state *saved) error {
 	// On disk before the first change: a kill at any time leaves what Cleanup needs.
 	state.record(p.sysctls, live, p.cfg.TUN)
 	if err := state.write(p.cfg.StateFile); err != nil {
@@ -90,6 +100,39 @@ func (p *Plan) change(k *kernel, live *Live, diff *Diff, state *saved) error {
 		}
 	}
 	return nil
+}
+
+// Update makes the kernel as planned while an earlier plan of the same TUN, table and priorities is in force: first it adds what is new, then it deletes what
+// is of no use any longer, so that nothing in both is interrupted. On an error all of the earlier plan's rules are there still, and none of the new; sysctls that are
+// set already stay until Remove.
+func (p *Plan) Update() error {
+	k, err := openKernel()
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	live, err := k.read(&p.cfg)
+	if err != nil {
+		return err
+	}
+	if err := p.refused(&live); err != nil {
+		return err
+	}
+	diff := p.Diff(live)
+	state, err := loadSaved(p.cfg.StateFile)
+	if err != nil {
+		return err
+	}
+	fs := families(&live)
+	if err := p.add(k, &live, &diff, state); err != nil {
+		_, errs := k.deleteOwnRules(fs, func(r Rule) bool { return !slices.Contains(diff.MissingRules, r) })
+		_, more := k.deleteOwnRoutes(fs, &live, func(r Route) bool { return !slices.ContainsFunc(diff.MissingRoutes, r.equal) })
+		if undo := oneError(append(errs, more...)); undo != nil {
+			return fmt.Errorf("%w (and it could not be undone: %w)", err, undo)
+		}
+		return err
+	}
+	return p.deleteStale(k, &live)
 }
 
 // Remove takes the plan back: rules, then routes, then sysctls. What is gone already is no error. The TUN stays

@@ -65,6 +65,7 @@ type Network struct {
 	ToLevee, FromLevee uint64
 
 	tb      testing.TB
+	config  proxy.Config
 	direct  bool
 	hostile bool
 	closed  bool
@@ -93,7 +94,8 @@ func New(tb testing.TB, cfg Config) *Network {
 	}
 	client, server := cmp.Or(cfg.ClientLatency, 5*time.Millisecond), cmp.Or(cfg.ServerLatency, time.Millisecond)
 	n.latency = [NumHops]time.Duration{FromClient: client, ToServer: server, FromServer: server, ToClient: client}
-	p, err := proxy.New(withDefaults(cfg), cfg.Start)
+	n.config = withDefaults(cfg)
+	p, err := proxy.New(n.config, cfg.Start)
 	if err != nil {
 		tb.Fatalf("proxytest: %v", err)
 	}
@@ -371,5 +373,14 @@ func (n *Network) checkHosts() {
 				n.tb.Errorf("host %v has got %d %s", h.addrs[0], v, name)
 			}
 		}
+	}
+}
+
+// Reload reloads the proxy's configuration, edited. The edit must leave the former slices alone.
+func (n *Network) Reload(edit func(*proxy.Config)) {
+	n.tb.Helper()
+	edit(&n.config)
+	if err := n.Proxy.Reload(n.config, n.Clock.Now()); err != nil {
+		n.tb.Fatalf("reload: %v", err)
 	}
 }
