@@ -19,36 +19,40 @@ func newRun(file *string) *cobra.Command {
 		Use:   "run",
 		Short: "Protect the configured services until SIGTERM",
 		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal ends the\n" +
-			"process at once; levee cleanup then undoes what is left.",
+			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {
 				return err
 			}
-			log := newLogger(cfg.Log, cmd.ErrOrStderr())
+			var level slog.LevelVar
+			level.Set(cfg.Log.Level)
+			log := newLogger(&level, cfg.Log.JSON, cmd.ErrOrStderr())
 			// Whoever reads the log may go away; that must not end the protection.
 			signal.Ignore(syscall.SIGPIPE)
-			ctx, stop := onSignals(cmd.Context(), log, os.Exit)
+			ctx, reload, stop := onSignals(cmd.Context(), log, os.Exit)
 			defer stop()
-			return daemon.Run(ctx, cfg, versionNow().Version, log)
+			load := func() (config.Config, error) { return config.Load(*file) }
+			return daemon.Run(ctx, cfg, daemon.Reloading{File: *file, Load: load, Asked: reload, Level: &level}, versionNow().Version, log)
 		},
 	}
 }
 
-func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.Level}
-	if cfg.JSON {
+func newLogger(level slog.Leveler, json bool, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if json {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// onSignals returns a context that the first SIGTERM or SIGINT ends; the second ends the process by die.
-func onSignals(parent context.Context, log *slog.Logger, die func(code int)) (ctx context.Context, stop func()) {
+// onSignals returns a context that the first SIGTERM or SIGINT ends, and what SIGHUP brings a value to; the second of the former ends the
+// process by die.
+func onSignals(parent context.Context, log *slog.Logger, die func(code int)) (ctx context.Context, reload <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	done := make(chan struct{})
+	done, asked := make(chan struct{}), make(chan struct{}, 1)
 	go func() {
 		for {
 			select {
@@ -57,7 +61,10 @@ func onSignals(parent context.Context, log *slog.Logger, die func(code int)) (ct
 			case s := <-signals:
 				switch {
 				case s == syscall.SIGHUP:
-					log.Warn("SIGHUP ignored: restart levee to make it read its configuration")
+					select {
+					case asked <- struct{}{}:
+					default: // one that is to come reads the file as it is by then
+					}
 				case ctx.Err() == nil:
 					log.Info("asked to stop", "signal", s.String())
 					cancel()
@@ -68,7 +75,7 @@ func onSignals(parent context.Context, log *slog.Logger, die func(code int)) (ct
 			}
 		}
 	}()
-	return ctx, func() {
+	return ctx, asked, func() {
 		signal.Stop(signals)
 		close(done)
 		cancel()

@@ -13,10 +13,11 @@ type Status struct {
 	// UptimeSeconds is whole seconds since the daemon started.
 	UptimeSeconds int64 `json:"uptime_seconds"`
 	// Ready says that everything is in place and traffic is protected.
-	Ready     bool      `json:"ready"`
-	Flows     Flows     `json:"flows"`
-	EarlyData EarlyData `json:"early_data"`
-	Services  []Service `json:"services"`
+	Ready         bool          `json:"ready"`
+	Configuration Configuration `json:"configuration"`
+	Flows         Flows         `json:"flows"`
+	EarlyData     EarlyData     `json:"early_data"`
+	Services      []Service     `json:"services"`
 	// Drops and Passed count packets by reason, every reason there is.
 	Drops  map[string]uint64 `json:"drops"`
 	Passed map[string]uint64 `json:"passed"`

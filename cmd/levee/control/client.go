@@ -102,7 +102,11 @@ func list[T any](ctx context.Context, c *Client, path string, yield func(T) erro
 }
 
 func (c *Client) get(ctx context.Context, path string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://levee"+path, nil)
+	return c.ask(ctx, http.MethodGet, path)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://levee"+path, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fake is a daemon with as many flows as wanted.
 type fake struct {
+	// changes and refusal are what a reload comes to.
+	changes []string
+	refusal error
 	status  Status
 	flows   int
 	servers []servers.Info
@@ -43,6 +46,7 @@ func (f *fake) Servers(yield func(servers.Info) bool) {
 	}
 }
 
+func (f *fake) Reload() ([]string, error) { return f.changes, f.refusal }
 func (f *fake) Services() []string { return []string{"web", "ssh"} }
 
 func (f *fake) Flows(yield func(proxy.FlowInfo) bool) {
@@ -229,7 +233,7 @@ func TestBadRequests(t *testing.T) {
 		{"/v1/flows?state=x", 400, `"x" is not a state: use one of opening, open, client_closed, server_closed, time_wait, reset`},
 		{"/v1/flows?limit=-1", 400, `limit "-1" is not a number: use 1 or more, or 0 for all`},
 		{"/v1/flows?limit=1e99", 400, `limit "1e99" is not a number: use 1 or more, or 0 for all`},
-		{"/v2/status", 404, `there is no GET /v2/status: use GET /v1/status, GET /v1/flows or GET /v1/servers`},
+		{"/v2/status", 404, `there is no GET /v2/status: use GET /v1/status, GET /v1/flows, GET /v1/servers or POST /v1/reload`},
 	} {
 		code, body := get(t, path, tt.url)
 		var f failure

@@ -30,6 +30,8 @@ type Source interface {
 	Servers(yield func(servers.Info) bool)
 	// Services are the names of the services.
 	Services() []string
+	// Reload reads the configuration again and says what has changed, or changes nothing and says what is wrong.
+	Reload() (changes []string, err error)
 }
 
 // Time limits of the server: nobody keeps it busy by being slow.
@@ -64,8 +66,9 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { serveStatus(w, source) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status, GET /v1/flows or GET /v1/servers", r.Method, r.URL.Path))
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status, GET /v1/flows, GET /v1/servers or POST /v1/reload", r.Method, r.URL.Path))
 	})
 	return &Server{path: path, listener: listener, http: &http.Server{
 		Handler:        mux,

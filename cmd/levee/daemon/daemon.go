@@ -20,7 +20,8 @@ import (
 
 // daemon is one run. The fields up to undo belong to Run and are set before anything that reads them is started.
 type daemon struct {
-	cfg     config.Config
+	cfg     config.Config // as it was at the start; reloads has the one in force
+	reloads reloads
 	version string
 	log     *slog.Logger
 	start   time.Time
@@ -41,8 +42,11 @@ type daemon struct {
 
 // Run protects the services of cfg until ctx is done, and then returns nil, or until something fails. Either way
 // everything that it made is undone before it returns; what could not be is logged and makes an error.
-func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
+func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
 	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1)}
+	d.reloads.Reloading = reloading
+	d.reloads.cfg.Store(&cfg)
+	d.reloads.status.Store(&control.Configuration{LoadedAt: d.start, LastReloadSuccessful: true})
 	err := d.run(ctx)
 	d.ready.Store(false)
 	if !d.undo.run(log) {
@@ -58,6 +62,7 @@ func Run(ctx context.Context, cfg config.Config, version string, log *slog.Logge
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
 		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openProxy, d.listenControl, d.listenMetrics, d.route,
+		d.allowReloads,
 	} {
 		if ctx.Err() != nil {
 			return nil // asked to stop before it was up
@@ -203,6 +208,7 @@ func (d *daemon) route() error {
 		return err
 	}
 	d.undo.add("rules and routes", func() error {
+		plan = d.layout.Routes // which a reload may have changed
 		err := plan.Remove()
 		report()
 		d.drain()

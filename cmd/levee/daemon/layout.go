@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -30,7 +31,10 @@ type Layout struct {
 }
 
 // NewLayout looks at the machine and changes nothing. Its errors are one line each.
-func NewLayout(cfg config.Config) (*Layout, error) {
+func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, nil) }
+
+// newLayout is NewLayout with rules for more prefixes than those of services.
+func newLayout(cfg config.Config, more []netip.Prefix) (*Layout, error) {
 	l := &Layout{TUN: tunnel.Config{
 		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
 	}}
@@ -40,6 +44,7 @@ func NewLayout(cfg config.Config) (*Layout, error) {
 	clients, servers := cfg.Routing.ClientInterfaces, cfg.Routing.ServerInterfaces
 	if cfg.Routing.Manage {
 		rc := routesConfig(cfg)
+		rc.Prefixes = append(rc.Prefixes, more...)
 		live, err := routes.Read(rc)
 		if err != nil {
 			return nil, err

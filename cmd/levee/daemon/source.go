@@ -18,6 +18,7 @@ func (d *daemon) Status() control.Status {
 	s.Version = d.version
 	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
 	s.Ready = d.Ready()
+	s.Configuration = d.Configuration()
 	s.TUN = control.TUN{
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}
@@ -57,7 +58,7 @@ func (d *daemon) Probes() (n [prober.NumOutcomes]uint64) {
 // Services implements control.Source.
 func (d *daemon) Services() []string {
 	var names []string
-	for _, s := range d.cfg.Services {
+	for _, s := range d.reloads.cfg.Load().Services {
 		names = append(names, s.Name)
 	}
 	return names

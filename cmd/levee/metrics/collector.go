@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"levee/cmd/levee/control"
 	"levee/cmd/levee/prober"
 	"levee/proxy"
 	"levee/proxy/servers"
@@ -24,6 +25,8 @@ type Source interface {
 	// ServerCounts is how many servers are known by state; Probes how many probes had an outcome.
 	ServerCounts() [servers.NumStates]int
 	Probes() [prober.NumOutcomes]uint64
+	// Configuration says what became of the latest reload.
+	Configuration() control.Configuration
 	// Ready says that traffic is protected.
 	Ready() bool
 }
@@ -48,6 +51,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.source.Snapshot()
 
 	gauge(buildInfo, 1, c.version, runtime.Version())
+	configuration := c.source.Configuration()
+	successful := 0
+	if configuration.LastReloadSuccessful {
+		successful = 1
+	}
+	gauge(reloadSuccessful, successful)
+	gauge(reloadTime, int(configuration.LoadedAt.Unix()))
 	for _, v := range s.Services {
 		counter(synReceived, v.SynReceived, v.Name)
 		counter(cookieValid, v.CookieValid, v.Name)

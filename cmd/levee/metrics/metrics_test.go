@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"levee/cmd/levee/control"
 	"levee/cmd/levee/prober"
 	"levee/proxy"
 	"levee/proxy/servers"
@@ -29,6 +30,10 @@ type fake struct {
 }
 
 func (f *fake) Ready() bool { return f.ready }
+
+func (f *fake) Configuration() control.Configuration {
+	return control.Configuration{LoadedAt: time.Unix(1_700_000_000, 0), LastReloadSuccessful: !f.gone}
+}
 
 func (f *fake) ServerCounts() [servers.NumStates]int { return [servers.NumStates]int{1, 2, 3, 4} }
 

@@ -11,6 +11,9 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	buildInfo = desc("build_info", "A 1, labelled with the version of levee and of Go.", "version", "goversion")
 
+	reloadSuccessful = desc("config_last_reload_successful", "A 1, or a 0 if the latest reload failed and the configuration is older than its file.")
+	reloadTime       = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
+
 	synReceived   = desc("syn_received_total", "SYNs that were answered with a cookie.", "service")
 	cookieValid   = desc("cookie_valid_total", "ACKs that carried a valid cookie.", "service")
 	cookieInvalid = desc("cookie_invalid_total", "ACKs that carried a wrong or expired cookie.", "service")
