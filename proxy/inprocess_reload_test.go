@@ -58,6 +58,7 @@ func TestReloadKeepsOpenFlows(t *testing.T) {
 				s.client.CloseWrite()
 				s.server.CloseWrite()
 				s.Until("closed", soon, func() bool { return s.client.EOF() && s.server.EOF() })
+				s.Advance(time.Second)
 				s.wantState(proxy.StateTimeWait)
 				if n := s.Trace.At(proxytest.ToClient, isRst); len(n) != 0 {
 					t.Errorf("%d resets", len(n))

@@ -69,6 +69,9 @@ func (c *Config) Changes(next *Config) []string {
 	}{
 		{"flows.idle_timeout", c.Flows.IdleTimeout, next.Flows.IdleTimeout},
 		{"flows.transitory_timeout", c.Flows.TransitoryTimeout, next.Flows.TransitoryTimeout},
+		{"flows.grace", c.Flows.Grace, next.Flows.Grace},
+		{"replies.per_network", c.Replies.PerNetwork, next.Replies.PerNetwork},
+		{"replies.neighbours", c.Replies.Neighbours, next.Replies.Neighbours},
 		{"log.level", c.Log.Level, next.Log.Level},
 	} {
 		if x.was != x.is {

@@ -47,7 +47,7 @@ func (f *fake) Servers(yield func(servers.Info) bool) {
 }
 
 func (f *fake) Reload() ([]string, error) { return f.changes, f.refusal }
-func (f *fake) Services() []string { return []string{"web", "ssh"} }
+func (f *fake) Services() []string        { return []string{"web", "ssh"} }
 
 func (f *fake) Flows(yield func(proxy.FlowInfo) bool) {
 	for i := range f.flows {

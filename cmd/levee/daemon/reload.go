@@ -130,7 +130,7 @@ func (d *daemon) reload(now time.Time) ([]string, error) {
 			return nil, err
 		}
 	}
-	if err := d.proxy.Reload(proxyConfig(next, layout.MTU, d.secret), now); err != nil {
+	if err := d.proxy.Reload(proxyConfig(next, layout, d.secret), now); err != nil {
 		if layout.Routes != nil {
 			err = errors.Join(err, former.Routes.Update())
 		}
