@@ -15,9 +15,10 @@ func newReload(file *string) *cobra.Command {
 	}
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		// A file that can't be read at all doesn't lead to the daemon, and would be refused there.
 		client, err := daemonOf(*file)
 		if err != nil {
-			return err
+			return fmt.Errorf("nothing is changed: %w", err)
 		}
 		reloaded, err := client.Reload(cmd.Context())
 		if err != nil {

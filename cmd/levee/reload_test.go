@@ -1,0 +1,123 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"levee/cmd/levee/control"
+)
+
+// rewrite replaces the configuration that the daemon reads.
+func (g *gateway) rewrite(yaml string) { g.write("levee.yaml", g.dir+"/state", yaml) }
+
+func (g *gateway) status() (s control.Status) {
+	g.t.Helper()
+	s, err := control.NewClient(g.dir + "/state/control.sock").Status(g.t.Context())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return s
+}
+
+// TestReload changes services and prefixes, and refuses every broken file with the reason, without a change to the rules.
+func TestReload(t *testing.T) {
+	g := newGateway(t, services)
+	via := g.lab.Servers[0].AddrPort(false, 0).Addr().String()
+	if err := g.lab.Gateway.Command(t.Context(), "ip", "route", "add", "198.18.1.0/24", "via", via).Run(); err != nil {
+		t.Fatal(err)
+	}
+	before := g.snapshot()
+	c := g.start()
+	running := g.snapshot()
+	if code, stdout, stderr := g.levee("reload"); code != 0 || stdout != "nothing has changed\n" {
+		t.Errorf("the same file: %d %q %q", code, stdout, stderr)
+	}
+	for _, tt := range []struct{ name, yaml, want string }{
+		{"capacity", strings.Replace(services, "1000", "2000", 1), "flows.capacity: it can't change while levee runs"},
+		{"TUN", "tun: {name: tun7}\n" + services, "tun.name: it can't change while levee runs"},
+		{"metrics", "metrics: {listen: none}\n" + services, "metrics.listen: it can't change while levee runs"},
+		{"not YAML", "services: [\n", "levee.yaml"},
+		{"unknown key", "colour: red\n" + services, "colour"},
+		{"wrong value", services + "defaults: {mode: sometimes}\n", "sometimes"},
+		{"no services", "flows: {capacity: 1000}\n", "services: there are none"},
+		{"a prefix of the gateway itself", services + "  - {name: own, prefixes: [127.0.0.0/8]}\n", "127.0.0.0/8"},
+	} {
+		g.rewrite(tt.yaml)
+		code, stdout, stderr := g.levee("reload")
+		if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "nothing is changed: ") || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%s: %d %q %q, want exit code 1 and one line with %q", tt.name, code, stdout, stderr, tt.want)
+		}
+		if tt.name == "not YAML" {
+			// Nor does it say where the daemon is.
+			if err := c.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			g.until("the reason is in the status", func() bool { return strings.Contains(g.status().Configuration.LastError, "not valid YAML") })
+		}
+		if s := g.status().Configuration; s.LastReloadSuccessful || !strings.Contains(s.LastError, tt.want) {
+			t.Errorf("%s: status says %+v", tt.name, s)
+		}
+		g.same(running, tt.name)
+	}
+	g.rewrite(strings.Replace(services, "1000", "2000", 1))
+	if _, stdout, _ := g.levee("status"); !strings.Contains(stdout, "the latest reload failed: ") {
+		t.Errorf("status doesn't say that the reload failed:\n%s", stdout)
+	}
+	if err := os.Remove(g.config); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	g.until("the missing file is in the log", func() bool {
+		return strings.Contains(c.Output(), "no such file") || strings.Contains(c.Output(), "does not exist")
+	})
+	g.same(running, "no file")
+
+	changed := strings.Replace(services, "ports: [22], mode: off", "ports: [22], mode: always", 1) +
+		"  - {name: mail, prefixes: [192.0.2.0/24, 198.18.1.0/24], ports: [25]}\n"
+	g.rewrite(changed)
+	code, stdout, stderr := g.levee("reload")
+	if want := "service ssh has mode always, had off\nservice mail is new, mode always\n"; code != 0 || stdout != want {
+		t.Errorf("%d %q %q, want %q", code, stdout, stderr, want)
+	}
+	s := g.status()
+	if len(s.Services) != 3 || s.Services[1].Mode != "always" || !s.Configuration.LastReloadSuccessful || s.Configuration.LastError != "" {
+		t.Errorf("status after it: %+v", s)
+	}
+	if diff := running.Diff(g.snapshot()); !strings.Contains(diff, "198.18.1.0/24") || strings.Contains(diff, "\n- ") {
+		t.Errorf("the new prefix has no rules, or others lost theirs:\n%s", diff)
+	}
+	// Its rules stay for connections that are open.
+	g.rewrite(services)
+	if code, stdout, _ := g.levee("reload", "-o", "json"); code != 0 || !strings.Contains(stdout, `"service mail is removed"`) {
+		t.Errorf("%d %s", code, stdout)
+	}
+	if diff := running.Diff(g.snapshot()); !strings.Contains(diff, "198.18.1.0/24") {
+		t.Error("the rules of a removed prefix went at once")
+	}
+
+	// Many at once come one after the other, and a stop in the midst of them is a stop like any other.
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			client := control.NewClient(g.dir + "/state/control.sock")
+			for {
+				if _, err := client.Reload(t.Context()); err != nil {
+					return // the daemon ends
+				}
+			}
+		})
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(c); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	group.Wait()
+	g.same(before, "after the end")
+}
