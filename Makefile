@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
 
-.PHONY: all build demo bench churn floods forgeries measure test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench churn floods forgeries reloads measure test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -43,6 +43,10 @@ floods: build
 # A hundred million random ACKs against the cookies of each layout; a minute.
 forgeries:
 	LEVEE_FORGERIES=100000000 $(GO) test -count=1 -v -run TestForgedACKs ./proxy
+
+# A reload each second under load, for two minutes.
+reloads: build
+	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee LEVEE_RELOAD_SECONDS=120 $(GO) test -count=1 -v -run TestReloadUnderLoad ./integration
 
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.

@@ -26,7 +26,7 @@ func reloadConfig(i int) string {
 		"  - {name: web, prefixes: [PREFIX4, \"PREFIX6\"], mode: always, early_data: 0, deny: [203.0.113.0/24]}\n",
 		"  - {name: otherNUMBER, prefixes: [PREFIX4, \"PREFIX6\"], ports: [1-8079], mode: always}\n  - {name: web, prefixes: [PREFIX4, \"PREFIX6\"], ports: [8080-65535], mode: always, options: {wscale: 3}}\n",
 		"  - {name: web, prefixes: [192.0.2.240/28], mode: always}\n",
-		"  - {name: web, prefixes: [PREFIX4, \"PREFIX6\"], mode: always, unknown: reset, allow: [198.18.0.0/15]}\n",
+		"  - {name: web, prefixes: [PREFIX4, \"PREFIX6\"], mode: always, unknown: reset, allow: [198.51.100.0/24]}\n",
 	}
 	fill := strings.NewReplacer("PREFIX4", lab.ServerPrefix4.String(), "PREFIX6", lab.ServerPrefix6.String(), "NUMBER", strconv.Itoa(i))
 	return "tun: {name: levee0}\nmetrics: {listen: 127.0.0.1:9742}\nflows: {grace: 3s}\nservices:\n" + fill.Replace(web[i%len(web)])
@@ -106,7 +106,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	reload(0)
 	after := held(t, p.Gateway)
 	t.Logf("before %+v, after %+v", before, after)
-	if after.goroutines > before.goroutines+2 || after.fds > before.fds+2 || after.heap > before.heap+16<<20 {
+	if after.goroutines > before.goroutines+2 || after.fds > before.fds+2 || after.heap > 2*before.heap { // as much may wait for the next collection
 		t.Errorf("something is left: before %+v, after %+v", before, after)
 	}
 	status, err := p.levee.Status(t.Context())
