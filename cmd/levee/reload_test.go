@@ -63,7 +63,7 @@ func TestReload(t *testing.T) {
 		g.same(running, tt.name)
 	}
 	g.rewrite(strings.Replace(services, "1000", "2000", 1))
-	if _, stdout, _ := g.levee("status"); !strings.Contains(stdout, "the latest reload failed: ") {
+	if _, stdout, _ := g.levee("status"); !strings.Contains(stdout, "the latest reload failed:\n") {
 		t.Errorf("status doesn't say that the reload failed:\n%s", stdout)
 	}
 	if err := os.Remove(g.config); err != nil {

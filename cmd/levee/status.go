@@ -47,7 +47,8 @@ func writeStatus(w io.Writer, s control.Status) error {
 	}
 	fmt.Fprintf(&b, "levee %s, %s, up %v\n", s.Version, ready, time.Duration(s.UptimeSeconds)*time.Second)
 	if !s.Configuration.LastReloadSuccessful {
-		fmt.Fprintf(&b, "config of %s; the latest reload failed: %s\n", s.Configuration.LoadedAt.Format(time.DateTime), s.Configuration.LastError)
+		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n       %s\n",
+			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))
 	}
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
 	steering := s.TUN.Steering

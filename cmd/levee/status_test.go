@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"levee/cmd/levee/control"
 )
@@ -18,10 +19,11 @@ func TestStatusText(t *testing.T) {
 	}{
 		{"quiet", control.Status{
 			Version: "v1.2.3", UptimeSeconds: 7384, Ready: true,
-			Flows:    control.Flows{Open: 12, Opening: 3, Closing: 2, Remembered: 40, Capacity: 1048576},
-			Services: []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
-			Drops:    map[string]uint64{"cookie_invalid": 4, "land": 0},
-			Passed:   map[string]uint64{"mode_off": 0},
+			Configuration: control.Configuration{LastReloadSuccessful: true},
+			Flows:         control.Flows{Open: 12, Opening: 3, Closing: 2, Remembered: 40, Capacity: 1048576},
+			Services:      []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
+			Drops:         map[string]uint64{"cookie_invalid": 4, "land": 0},
+			Passed:        map[string]uint64{"mode_off": 0},
 			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
 				Rings: []control.Ring{{Takes: "first_syns", Chosen: 100, Dropped: 12, Exact: true}, {Takes: "repeated_syns", Dropped: 4}, {Takes: "flows", Dropped: 1}, {Takes: "flows", Dropped: 2}}},
 		}, `
@@ -41,6 +43,8 @@ passed none
 `},
 		{"everything large", control.Status{
 			Version: "v10.20.30-rc1", UptimeSeconds: 31536000,
+			Configuration: control.Configuration{LoadedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+				LastError: "/etc/levee/levee.yaml: services[0].ports: \"http\": use numbers, 1 to 65535, or ranges"},
 			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
 			Services: []control.Service{{Name: strings.Repeat("a-long-name-", 5), Mode: "always",
 				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864}},
@@ -51,6 +55,8 @@ passed none
 				Steering: "none: load a BPF program: operation not permitted, which is a long story to tell here"},
 		}, `
 levee v10.20.30-rc1, not ready, up 8760h0m0s
+config of 2026-01-02 03:04:05; the latest reload failed:
+       /etc/levee/levee.yaml: services[0].ports: "http": use numbers, 1 to 6553~
 tun    a23456789012345, 1 queue, offload none
        steering none: load a BPF program: operation not permitted, which is a l~
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
