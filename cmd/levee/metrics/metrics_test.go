@@ -352,3 +352,22 @@ func TestCloseWithoutServe(t *testing.T) {
 }
 
 var _ prometheus.Collector = (*collector)(nil)
+
+func TestReloadMetrics(t *testing.T) {
+	for _, failed := range []bool{false, true} {
+		successful := "1"
+		if failed {
+			successful = "0"
+		}
+		want := `# HELP levee_config_last_reload_success_timestamp_seconds When the configuration in force was loaded.
+# TYPE levee_config_last_reload_success_timestamp_seconds gauge
+levee_config_last_reload_success_timestamp_seconds 1.7e+09
+# HELP levee_config_last_reload_successful A 1, or a 0 if the latest reload failed and the configuration is older than its file.
+# TYPE levee_config_last_reload_successful gauge
+levee_config_last_reload_successful ` + successful + "\n"
+		if err := testutil.CollectAndCompare(&collector{source: &fake{gone: failed}}, strings.NewReader(want),
+			"levee_config_last_reload_successful", "levee_config_last_reload_success_timestamp_seconds"); err != nil {
+			t.Error(err)
+		}
+	}
+}
