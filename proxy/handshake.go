@@ -27,7 +27,7 @@ const (
 // those of the client that the service promises, so that the SYN-ACK is never larger than the SYN plus padding.
 func (w *Worker) answer(svc *service) {
 	p := &w.pkt
-	promise, _, state := w.promise(svc, &p.Dst, p.DstPort)
+	promise, _, state := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
 	if w.refuse(svc, state) {
 		return
 	}
@@ -74,6 +74,7 @@ func (w *Worker) answer(svc *service) {
 	}
 	svc.state.gate.Issued(w.now.unix)
 	w.count(svc).synReceived.inc()
+	w.decide(VerdictAnswer)
 	w.out.build(&reply)
 }
 
@@ -93,7 +94,7 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 		Seq: uint32(p.Seq), Ack: uint32(p.Ack),
 		Timestamps: p.Options.Timestamps, TSEcr: p.Options.TSEcr,
 	}
-	promise, before, _ := w.promise(svc, &p.Dst, p.DstPort)
+	promise, before, _ := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
 	told := [4]uint8{promise.WScale, before, promise.WScale, promise.WScale}
 	if w.now.tick < svc.told.until {
 		told[2], told[3] = w.formerlyTold(svc, &p.Dst, p.DstPort)
@@ -126,6 +127,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	w.count(svc).cookieValid.inc()
 	w.replied()
 	w.prove(svc)
+	w.decide(VerdictOpen)
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
 	w.forget(f)
 	w.assign(f, svc)
@@ -282,6 +284,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	w.out.build(&update)
 
 	w.count(w.serviceOf(f)).opened.inc()
+	w.decide(VerdictSplice)
 	w.counters.handshake(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
 }

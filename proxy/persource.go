@@ -1,6 +1,10 @@
 package proxy
 
-import "fmt"
+import (
+	"fmt"
+
+	"levee/stack"
+)
 
 // PerSource bounds what one source of a service can have, an IPv4 address or an IPv6 /64. Sources count once they have proved that they
 // exist, so that nobody can use up what is another's.
@@ -37,8 +41,10 @@ func (p *Proxy) count(f *flow, n int32) {
 }
 
 // crowded says whether the source of the packet in work has as many flows as it may have.
-func (w *Worker) crowded(svc *service) bool {
-	return svc.PerSource.Flows > 0 && w.proxy.perSource.of(sourceOf(&w.pkt.Src, svc)) >= svc.PerSource.Flows
+func (w *Worker) crowded(svc *service) bool { return w.proxy.crowded(svc, &w.pkt.Src) }
+
+func (p *Proxy) crowded(svc *service, src *stack.Addr) bool {
+	return svc.PerSource.Flows > 0 && p.perSource.of(sourceOf(src, svc)) >= svc.PerSource.Flows
 }
 
 // mayOpen says whether the source of the packet in work, which has proved that it exists, may open another flow. If

@@ -42,12 +42,12 @@ func ParseClosedPorts(s string) (ClosedPorts, bool) {
 
 // promise is what clients of a server are told: the options of its service, and in place of those that are learned what
 // is known. The second window scale is one that may have been told a short while ago instead.
-func (w *Worker) promise(svc *service, addr *stack.Addr, port uint16) (o Options, before uint8, state servers.State) {
+func (p *Proxy) promise(svc *service, addr *stack.Addr, port uint16, unix int64) (o Options, before uint8, state servers.State) {
 	o, before = svc.Options, svc.Options.WScale
 	if o.Learn == 0 && svc.ClosedPorts == ClosedAccept {
 		return o, before, servers.Unknown
 	}
-	known := w.proxy.servers.Find(&servers.Key{Addr: *addr, Port: port}, w.now.unix)
+	known := p.servers.Find(&servers.Key{Addr: *addr, Port: port}, unix)
 	learned := func(f servers.Features, promised *bool) {
 		if (o.Learn & known.Knows).Has(f) {
 			*promised = known.Does.Has(f)
@@ -91,23 +91,34 @@ type returned struct {
 	told uint8
 }
 
+// refusal is what a SYN gets whose server is in a state: VerdictAnswer, VerdictRefuse, or VerdictDrop and why.
+func (c ClosedPorts) refusal(state servers.State) (Verdict, DropReason) {
+	switch {
+	case c == ClosedAccept:
+	case state == servers.Closed && c == ClosedReset:
+		return VerdictRefuse, NumDropReasons
+	case state == servers.Closed:
+		return VerdictDrop, DropClosed
+	case state == servers.Silent:
+		return VerdictDrop, DropSilent
+	}
+	return VerdictAnswer, NumDropReasons
+}
+
 // refuse treats a SYN whose server is known not to answer, and says whether that is all there is to do.
 func (w *Worker) refuse(svc *service, state servers.State) bool {
 	p := &w.pkt
-	switch {
-	case svc.ClosedPorts == ClosedAccept:
-		return false
-	case state == servers.Closed && svc.ClosedPorts == ClosedReset:
+	switch verdict, reason := svc.ClosedPorts.refusal(state); verdict {
+	case VerdictRefuse:
 		// What a host without a listener answers (RFC 9293 §3.10.7.1): no longer than the SYN, and one for each.
 		w.count(svc).closedReset.inc()
+		w.decide(VerdictRefuse)
 		w.out.build(&stack.Segment{
 			Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
 			Ack: p.End(), Flags: flagRST | flagACK, WScale: WScaleNone,
 		})
-	case state == servers.Closed:
-		w.drop(DropClosed)
-	case state == servers.Silent:
-		w.drop(DropSilent)
+	case VerdictDrop:
+		w.drop(reason)
 	default:
 		return false
 	}

@@ -30,8 +30,13 @@ type Proxy struct {
 	grace bucket
 	// start is the zero of all ticks.
 	start time.Time
+	// kills are orders to end flows, for whichever worker comes first.
+	kills chan killOrder
 	// evicted counts flows that made room for others.
 	evicted atomic.Uint64
+
+	// observers are those who look at decisions, nil if nobody does. The slice is never changed, only replaced, under mu.
+	observers atomic.Pointer[[]*Observer]
 
 	// mu guards workers, which only grows, and the roster of services.
 	mu      sync.Mutex
@@ -66,6 +71,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster(),
+		kills:   make(chan killOrder, killQueue),
 		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
 		fragments: fragments{passed: newRecent(fragmentPairs)},
 	}
@@ -100,27 +106,38 @@ func (p *Proxy) Snapshot() Snapshot {
 	return s
 }
 
+// flowsChunk is how many records are looked at under one lock: a worker waits for no longer than that takes, some tens of microseconds.
+const flowsChunk = 512
+
 // Flows calls yield for every flow in the table, those that have ended included, until it
-// returns false. It copies one stripe at a time: yield may take as long as it likes.
+// returns false. It copies a few at a time: yield may take as long as it likes. A flow that lasts from the first to the last call
+// is among them, once.
 func (p *Proxy) Flows(now time.Time, yield func(FlowInfo) bool) {
 	at := p.instant(now)
-	var flows []flow
+	copies := make([]flow, 0, flowsChunk)
 	for i := range p.table.stripes {
 		stripe := &p.table.stripes[i]
-		flows = flows[:0]
-		stripe.mu.Lock()
-		for j := range stripe.flows {
-			if f := &stripe.flows[j]; f.state != StateFree {
-				flows = append(flows, *f)
-			}
-		}
-		stripe.mu.Unlock()
-		for j := range flows {
-			if !yield(p.info(&flows[j], at)) {
-				return
+		for first := 0; first < len(stripe.flows); first += flowsChunk {
+			copies = stripe.copyLive(copies[:0], first)
+			for j := range copies {
+				if !yield(p.info(&copies[j], at)) {
+					return
+				}
 			}
 		}
 	}
+}
+
+// copyLive appends the flows in the chunk of slots from first on. A flow keeps its slot for as long as it lasts.
+func (s *stripe) copyLive(into []flow, first int) []flow {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.flows[first:min(first+flowsChunk, len(s.flows))] {
+		if f := &s.flows[first+i]; f.state != StateFree {
+			into = append(into, *f)
+		}
+	}
+	return into
 }
 
 func (p *Proxy) info(f *flow, at instant) FlowInfo {
@@ -133,6 +150,7 @@ func (p *Proxy) info(f *flow, at instant) FlowInfo {
 		Client: client, Server: server,
 		Service:     name,
 		State:       f.state,
+		Direct:      f.has(direct),
 		Age:         max(at.since-f.created, 0),
 		Idle:        time.Duration(at.tick-min(f.lastSeen, at.tick)) * time.Second / ticksPerSecond,
 		ClientBytes: f.half[0].bytes, ServerBytes: f.half[1].bytes,

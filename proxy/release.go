@@ -44,6 +44,7 @@ func (w *Worker) hold(f *flow, svc *service) bool {
 	switch w.proxy.early.hold(f.early(), s, svc.EarlyData) {
 	case holdNew:
 		w.count(svc).earlyHeld.inc()
+		w.decide(VerdictHold)
 	case holdKnown:
 		w.drop(DropOpening)
 	case holdFull:

@@ -80,6 +80,8 @@ type FlowInfo struct {
 	Client, Server netip.AddrPort
 	Service        string
 	State          State
+	// Direct: the two hosts shook hands with each other; levee only looks on.
+	Direct bool
 	// Age since the client's cookie was accepted, Idle since the last packet.
 	Age, Idle time.Duration
 	// Delta is added to the server's sequence numbers on their way to the client, TSDelta to

@@ -99,6 +99,22 @@ func (t *verifiedSources) admit(s source, now time.Duration, v Verified) bool {
 	return false
 }
 
+// knows says whether a source that has proved itself may do without a cookie, as far as its rate goes.
+func (t *verifiedSources) knows(s source, now time.Duration, v Verified) bool {
+	if v.Rate == 0 {
+		return false
+	}
+	print, set := t.find(s)
+	set.mu.Lock()
+	defer set.mu.Unlock()
+	for i := range set.ways {
+		if way := &set.ways[i]; way.print == print {
+			return now-way.proved <= v.TTL
+		}
+	}
+	return false
+}
+
 // prove notes that the source of the packet in work exists: it has returned what only the addressee of a SYN-ACK can know.
 func (w *Worker) prove(svc *service) {
 	if svc.Verified.Rate > 0 {

@@ -49,6 +49,11 @@ type Worker struct {
 	quote           stack.Quote
 	// now is the time of the batch in work.
 	now instant
+	// verdict is what becomes of the packet in work, dropped or passed why; decision is for those who look on (see observe.go).
+	verdict  Verdict
+	dropped  DropReason
+	passed   PassReason
+	decision Decision
 
 	whenDue func(*flow) tick
 	fire    func(uint32)
@@ -109,15 +114,21 @@ func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 		w.take(p)
 	}
 	bytes := 0
+	observers := w.proxy.observers.Load()
 	for _, frame := range w.frames[:n] {
 		bytes += len(frame) - stack.VirtioLen
 		w.out.reserve()
-		w.packet(frame)
+		if observers == nil {
+			w.packet(frame)
+		} else {
+			w.observed(*observers, frame)
+		}
 	}
 	if n > 0 {
 		w.counters.received.Add(uint64(n))
 		w.counters.receivedBytes.Add(uint64(bytes))
 	}
+	w.carryOut()
 	w.expire()
 	w.out.flush()
 	return n, w.out.err
@@ -185,9 +196,13 @@ func (w *Worker) expire() {
 	w.expired = w.now.tick
 }
 
-func (w *Worker) drop(r DropReason) { w.counters.drops[r].inc() }
+func (w *Worker) drop(r DropReason) {
+	w.counters.drops[r].inc()
+	w.verdict, w.dropped = VerdictDrop, r
+}
 
 func (w *Worker) pass(r PassReason, frame []byte) {
 	w.counters.passed[r].inc()
+	w.verdict, w.passed = VerdictPass, r
 	w.out.forward(frame)
 }

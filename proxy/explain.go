@@ -1,0 +1,101 @@
+package proxy
+
+import (
+	"net/netip"
+	"time"
+
+	"levee/proxy/servers"
+	"levee/stack"
+)
+
+// Explanation is what a Proxy knows about one pair of ends, and what it would do with a SYN from the one to the other.
+type Explanation struct {
+	// Service is the one that protects the server; empty if none does. ClientService is the one that protects the client's end.
+	Service, ClientService string
+	// Mode is that of Service, or of ClientService if there is none.
+	Mode Mode
+	// Flow is the record of the connection between these two ends, if there is Recorded one.
+	Flow     FlowInfo
+	Recorded bool
+	// Server is what is known of the server.
+	Server servers.Known
+	// Promise is what the SYN-ACK tells a client that offers everything: its MSS in bytes is never 0. Window is its first window in bytes.
+	Promise Options
+	Window  uint16
+	// Verdict on a sound SYN, and why if it is VerdictDrop or VerdictPass. VerdictForward means that the connection is tracked but not proxied.
+	Verdict Verdict
+	Drop    DropReason
+	Pass    PassReason
+}
+
+// Explain says what a SYN from client to server would meet. It changes nothing and counts nothing. Limits of rates are not asked: what would
+// be beyond one is explained as if it were within.
+func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanation {
+	at, policy := p.instant(now), p.policy.Load()
+	src, dst := stack.AddrFrom(client.Addr()), stack.AddrFrom(server.Addr())
+	e := Explanation{Server: p.servers.Find(&servers.Key{Addr: dst, Port: server.Port()}, at.unix)}
+	e.Flow, e.Recorded = p.flowBetween(at, &src, client.Port(), &dst, server.Port())
+	svc, other := policy.find(&dst, server.Port()), policy.find(&src, client.Port())
+	if other != nil {
+		e.ClientService, e.Mode = other.Name, other.Mode
+	}
+	if svc != nil {
+		e.Service, e.Mode = svc.Name, svc.Mode
+	}
+	switch {
+	case (svc.protected() || other.protected()) && src == dst:
+		e.Verdict, e.Drop = VerdictDrop, DropLand
+	case svc.protected():
+		p.explainProtected(&e, policy, svc, &src, &dst, server.Port(), at)
+	case other.protected():
+		e.Verdict = VerdictForward
+		if e.Recorded && !e.Flow.Direct && live(e.Flow.State) {
+			e.Verdict, e.Drop = VerdictDrop, DropBadAck
+		}
+	default:
+		e.Verdict, e.Pass = VerdictPass, svc.whyPassed()
+	}
+	return e
+}
+
+// explainProtected is about a SYN to a service that is protected, in the order of Worker.checkedSYN.
+func (p *Proxy) explainProtected(e *Explanation, policy *policy, svc *service, src, dst *stack.Addr, port uint16, at instant) {
+	var state servers.State
+	e.Promise, _, state = p.promise(svc, dst, port, at.unix)
+	e.Promise.MSS = svc.mss(!dst.Is4(), e.Promise.MSS)
+	e.Window = svc.firstWindow(p.early)
+	listed := svc.lists.of(src)
+	place, _ := policy.places.Lookup(src.Netip())
+	switch {
+	case listed == denied:
+		e.Verdict, e.Drop = VerdictDrop, DropDenied
+	case listed == allowed:
+		e.Verdict, e.Pass = VerdictPass, PassAllowed
+	case p.crowded(svc, src):
+		e.Verdict, e.Drop = VerdictDrop, DropSourceFlows
+	case p.verified.knows(sourceOf(src, svc), at.since, svc.Verified):
+		e.Verdict, e.Pass = VerdictPass, PassVerified
+	case place == nowhere:
+		e.Verdict, e.Drop = VerdictDrop, DropNoSource
+	default:
+		e.Verdict, e.Drop = svc.ClosedPorts.refusal(state)
+	}
+}
+
+// flowBetween returns the record of the connection between two ends.
+func (p *Proxy) flowBetween(at instant, a *stack.Addr, aPort uint16, b *stack.Addr, bPort uint16) (info FlowInfo, found bool) {
+	key, _ := keyOfEnds(a, aPort, b, bPort)
+	hash := p.table.hash.of(&key)
+	s := p.table.stripe(hash)
+	s.mu.Lock()
+	slot, found := s.find(&key, hash)
+	var f flow
+	if found {
+		f = s.flows[slot]
+	}
+	s.mu.Unlock()
+	if found {
+		info = p.info(&f, at)
+	}
+	return info, found
+}
