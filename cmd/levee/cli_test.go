@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "check, cleanup, flows, plan, reload, run, servers, status, version"
+	const verbs = "check, cleanup, explain, flows, plan, reload, run, servers, status, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -49,6 +49,11 @@ func TestCommandLine(t *testing.T) {
 		{"limit is no number", []string{"flows", "--limit", "x"}, 2, "", `invalid argument "x" for "--limit" flag: strconv.ParseInt: parsing "x": invalid syntax: see levee flows --help`},
 		{"limit below 0", []string{"flows", "--limit", "-1"}, 2, "", "--limit -1: use 1 or more, or 0 for all"},
 		{"unknown state", []string{"flows", "--state", "x"}, 2, "", `--state "x": use one of ` + states},
+
+		{"explain nothing", []string{"explain"}, 2, "", "say tcp, the client and the server: levee explain tcp 203.0.113.7:40000 192.0.2.10:443"},
+		{"explain udp", []string{"explain", "udp", "192.0.2.1:1", "192.0.2.2:2"}, 2, "", "say tcp, the client and the server: levee explain tcp 203.0.113.7:40000 192.0.2.10:443"},
+		{"explain a name", []string{"explain", "tcp", "example.org", "192.0.2.2:2"}, 2, "", `client "example.org" is no address: write 203.0.113.7, 203.0.113.7:40000, 2001:db8::7 or [2001:db8::7]:40000`},
+		{"explain no port", []string{"explain", "tcp", "192.0.2.1", "192.0.2.2"}, 2, "", `server "192.0.2.2" is no address and port: write 192.0.2.10:443 or [2001:db8:1::10]:443`},
 
 		{"check good", []string{"check", "-c", good}, 0, good + ": ok\n", ""},
 		{"check example", []string{"check", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},

@@ -39,9 +39,11 @@ func newRoot() *cobra.Command {
 	})
 	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "configuration `file`")
 	for _, verb := range []*cobra.Command{
-		newRun(file), newCheck(file), newPlan(file), newCleanup(file), newStatus(file), newFlows(file), newServers(file), newReload(file), newVersion(),
+		newRun(file), newCheck(file), newPlan(file), newCleanup(file), newStatus(file), newFlows(file), newServers(file), newReload(file), newExplain(file), newVersion(),
 	} {
-		verb.Args = noArguments
+		if verb.Args == nil {
+			verb.Args = noArguments
+		}
 		root.AddCommand(verb)
 	}
 	return root

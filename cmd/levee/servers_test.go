@@ -16,9 +16,9 @@ func TestServersTable(t *testing.T) {
 	n := func(n int) *int { return &n }
 	yes, no := true, false
 	list := []control.Learned{
-		{Server: sampleFlows[0].Server, State: "alive", MSS: n(1460), WScale: n(10), SACK: &yes, Timestamps: &no, Source: "probe", AgeSeconds: 75},
-		{Server: sampleFlows[1].Server, State: "alive", MSS: n(0), WScale: n(-1), SACK: &no, Source: "traffic"},
-		{Server: sampleFlows[1].Server, State: "closed", Source: "traffic", AgeSeconds: 3},
+		{Server: sampleFlows[0].Server, Knowledge: control.Knowledge{State: "alive", MSS: n(1460), WScale: n(10), SACK: &yes, Timestamps: &no}, Source: "probe", AgeSeconds: 75},
+		{Server: sampleFlows[1].Server, Knowledge: control.Knowledge{State: "alive", MSS: n(0), WScale: n(-1), SACK: &no}, Source: "traffic"},
+		{Server: sampleFlows[1].Server, Knowledge: control.Knowledge{State: "closed"}, Source: "traffic", AgeSeconds: 3},
 	}
 	want := `SERVER                 STATE   MSS   WSCALE  SACK  TIMESTAMPS  ECN  SOURCE   AGE
 192.0.2.10:80          alive   1460  10      yes   no          -    probe    1m15s

@@ -52,16 +52,25 @@ func (p patient) Read(b []byte) (int, error) {
 
 // Status asks for the daemon's status.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	var s Status
-	body, err := c.get(ctx, "/v1/status")
+	return one[Status](ctx, c, "/v1/status")
+}
+
+// Explain asks what becomes of a SYN.
+func (c *Client) Explain(ctx context.Context, q Question) (Explanation, error) {
+	return one[Explanation](ctx, c, "/v1/explain?"+q.query().Encode())
+}
+
+// one reads an answer that is one object.
+func one[T any](ctx context.Context, c *Client, path string) (v T, err error) {
+	body, err := c.get(ctx, path)
 	if err != nil {
-		return s, err
+		return v, err
 	}
 	defer body.Close()
-	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(&s); err != nil {
-		return s, c.explain(err)
+	if err := json.NewDecoder(io.LimitReader(body, maxStatus)).Decode(&v); err != nil {
+		return v, c.explain(err)
 	}
-	return s, nil
+	return v, nil
 }
 
 // Flows asks for flows and calls yield for each as it arrives; an error of yield ends it and is returned.

@@ -33,6 +33,8 @@ type fake struct {
 	status  Status
 	flows   int
 	servers []servers.Info
+	// explanation is the answer about every SYN.
+	explanation proxy.Explanation
 	// during, if set, is called for each flow.
 	during func(i int)
 }
@@ -47,7 +49,15 @@ func (f *fake) Servers(yield func(servers.Info) bool) {
 }
 
 func (f *fake) Reload() ([]string, error) { return f.changes, f.refusal }
-func (f *fake) Services() []string        { return []string{"web", "ssh"} }
+
+func (f *fake) Explain(q Question) (Explanation, error) {
+	if q.In == "eth9" {
+		return Explanation{}, errors.New("there is no eth9")
+	}
+	return NewExplanation(q.Client, q.Server, f.explanation), nil
+}
+
+func (f *fake) Services() []string { return []string{"web", "ssh"} }
 
 func (f *fake) Flows(yield func(proxy.FlowInfo) bool) {
 	for i := range f.flows {
@@ -233,7 +243,7 @@ func TestBadRequests(t *testing.T) {
 		{"/v1/flows?state=x", 400, `"x" is not a state: use one of opening, open, client_closed, server_closed, time_wait, reset`},
 		{"/v1/flows?limit=-1", 400, `limit "-1" is not a number: use 1 or more, or 0 for all`},
 		{"/v1/flows?limit=1e99", 400, `limit "1e99" is not a number: use 1 or more, or 0 for all`},
-		{"/v2/status", 404, `there is no GET /v2/status: use GET /v1/status, GET /v1/flows, GET /v1/servers or POST /v1/reload`},
+		{"/v2/status", 404, `there is no GET /v2/status in version 1 of this interface: use the levee that the daemon runs`},
 	} {
 		code, body := get(t, path, tt.url)
 		var f failure
@@ -403,5 +413,31 @@ func TestServers(t *testing.T) {
 	})
 	if err != nil || n != 3 {
 		t.Errorf("%d servers, %v", n, err)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	client, path := serve(t, &fake{explanation: proxy.Explanation{
+		Service: "web", Mode: proxy.ModeAlways, Verdict: proxy.VerdictDrop, Drop: proxy.DropSilent,
+		Server: servers.Known{State: servers.Silent}, Recorded: true, Flow: proxy.FlowInfo{State: proxy.StateReset},
+	}})
+	q := Question{Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("192.0.2.10:80")}
+	x, err := client.Explain(t.Context(), q)
+	if err != nil || x.Client != q.Client || x.Server != q.Server || x.Service != "web" || x.Mode != "always" || x.Verdict != "drop" || x.Reason != "silent" ||
+		x.Known == nil || x.Known.State != "silent" || x.Flow == nil || x.Flow.State != "reset" || x.Promise != nil {
+		t.Errorf("%v: %+v", err, x)
+	}
+	for query, want := range map[string]string{
+		"client=203.0.113.7&server=192.0.2.10:80":               "client \"203.0.113.7\" is no address and port: write 192.0.2.1:80 or [2001:db8::1]:80",
+		"client=203.0.113.7:1&server=192.0.2.10:0":              "server \"192.0.2.10:0\" is no address and port: write 192.0.2.1:80 or [2001:db8::1]:80",
+		"client=203.0.113.7:1&server=[2001:db8::1]:80":          "203.0.113.7:1 and [2001:db8::1]:80 are of different families: nothing can go from the one to the other",
+		"client=203.0.113.7:1&server=192.0.2.10:80&in=eth9":     "there is no eth9",
+		"client=[::ffff:203.0.113.7]:1&server=[2001:db8::1]:80": "203.0.113.7:1 and [2001:db8::1]:80 are of different families: nothing can go from the one to the other",
+	} {
+		code, body := get(t, path, "/v1/explain?"+query)
+		var f failure
+		if err := json.Unmarshal([]byte(body), &f); err != nil || code != 400 || f.Error != want {
+			t.Errorf("%s: %d %s", query, code, body)
+		}
 	}
 }

@@ -32,6 +32,8 @@ type Source interface {
 	Services() []string
 	// Reload reads the configuration again and says what has changed, or changes nothing and says what is wrong.
 	Reload() (changes []string, err error)
+	// Explain says what becomes of a SYN. The error is about the question, in one line.
+	Explain(q Question) (Explanation, error)
 }
 
 // Time limits of the server: nobody keeps it busy by being slow.
@@ -67,8 +69,9 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
+	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) { serveExplain(w, r, source) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s: use GET /v1/status, GET /v1/flows, GET /v1/servers or POST /v1/reload", r.Method, r.URL.Path))
+		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s in version 1 of this interface: use the levee that the daemon runs", r.Method, r.URL.Path))
 	})
 	return &Server{path: path, listener: listener, http: &http.Server{
 		Handler:        mux,
@@ -118,10 +121,12 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-func serveStatus(w http.ResponseWriter, source Source) {
+func serveStatus(w http.ResponseWriter, source Source) { serveOne(w, source.Status()) }
+
+func serveOne(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	// The client has gone if this fails; nobody is left to tell.
-	_ = json.NewEncoder(w).Encode(source.Status())
+	_ = json.NewEncoder(w).Encode(v)
 }
 
 func serveFlows(w http.ResponseWriter, r *http.Request, source Source) {

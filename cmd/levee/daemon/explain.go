@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"levee/cmd/levee/control"
+	"levee/routes"
+)
+
+// Explain implements control.Source.
+func (d *daemon) Explain(q control.Question) (control.Explanation, error) {
+	x := control.NewExplanation(q.Client, q.Server, d.proxy.Explain(time.Now(), q.Client, q.Server))
+	if q.In != "" {
+		if _, err := net.InterfaceByName(q.In); err != nil {
+			return x, fmt.Errorf("there is no interface %q: name the one that the client's packets come in by", q.In)
+		}
+	}
+	t := tracer{tun: d.device.Name(), explanation: &x}
+	if d.layout.Routes != nil {
+		live, err := routes.Read(routesConfig(d.cfg))
+		if err != nil {
+			return x, err
+		}
+		t.live = live
+		t.clients = d.layout.Routes.ClientInterfaces()
+	}
+	t.trace(q)
+	return x, nil
+}
+
+// tracer follows a connection's packets through the kernel and notes what isn't as it should be.
+type tracer struct {
+	tun  string
+	live routes.Live
+	// clients are the interfaces whose packets levee takes; none if the operator does the routing.
+	clients     []string
+	explanation *control.Explanation
+}
+
+func (t *tracer) trace(q control.Question) {
+	// A server that connects to the outside is on the far side of the rules, but the way is the same.
+	proxied := t.explanation.Service != "" || t.explanation.ClientService != ""
+	if q.In == "" {
+		way, err := routes.Lookup(routes.Probe{Dst: q.Client})
+		if err != nil || way.Local {
+			t.problem("the gateway has no way to the client %v: add a route, or name the interface with --in", q.Client.Addr())
+			return
+		}
+		q.In = way.Interface
+	}
+	if proxied && t.explanation.Service != "" && len(t.clients) > 0 && !slices.Contains(t.clients, q.In) {
+		t.problem("the client comes in by %s, which is not among the client interfaces (%s): SYNs from there go around levee; see routing.client_interfaces",
+			q.In, strings.Join(t.clients, ", "))
+	}
+	there := t.hop("to_levee", q.In, q.Client, q.Server, proxied)
+	if !proxied {
+		return
+	}
+	if there.Out != t.tun {
+		return // what follows is not for levee
+	}
+	out := t.hop("to_server", t.tun, q.Client, q.Server, false)
+	if out.Out == "" {
+		return
+	}
+	t.hop("answer_to_levee", out.Out, q.Server, q.Client, true)
+	back := t.hop("to_client", t.tun, q.Server, q.Client, false)
+	if back.Out != "" && back.Out != q.In {
+		t.problem("answers leave by %s, but the client comes in by %s: that is well only if the hosts behind %s pass them on", back.Out, q.In, back.Out)
+	}
+}
+
+// hop asks the kernel for one way, and notes whether it leads into the TUN as it should, or out of it.
+func (t *tracer) hop(step, in string, src, dst netip.AddrPort, intoTUN bool) control.Hop {
+	hop := control.Hop{Step: step, In: in}
+	probe := routes.Probe{Iif: in, Src: src, Dst: dst}
+	way, err := routes.Lookup(probe)
+	switch {
+	case errors.Is(err, routes.ErrNotForwarded):
+		t.problem("the kernel refuses packets from %v to %v that come in by %s: forwarding is off there (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or rp_filter finds their source elsewhere",
+			src.Addr(), dst.Addr(), in)
+	case err != nil:
+		t.problem("from %s to %v: %v: add one to the main table", in, dst.Addr(), err)
+	case way.Local:
+		t.problem("%v is an address of the gateway itself, which can't be proxied", dst.Addr())
+	case intoTUN && way.Interface != t.tun:
+		t.problem("packets from %v to %v that come in by %s go to %s, around levee: see levee plan --diff", src.Addr(), dst.Addr(), in, way.Interface)
+	case !intoTUN && in == t.tun && way.Interface == t.tun:
+		t.problem("packets that levee sends to %v come back to it: see levee plan --diff", dst.Addr())
+	default:
+		hop.OK = true
+	}
+	if err == nil {
+		hop.Out, hop.Table = way.Interface, way.Table
+		if way.Gateway.IsValid() {
+			hop.Gateway = way.Gateway.String()
+		}
+		if rule, ok := t.live.RuleFor(probe, way.Table); ok {
+			hop.Rule = rule.Priority
+		}
+	}
+	t.explanation.Path = append(t.explanation.Path, hop)
+	return hop
+}
+
+func (t *tracer) problem(format string, args ...any) {
+	t.explanation.Problems = append(t.explanation.Problems, fmt.Sprintf(format, args...))
+}
