@@ -204,7 +204,7 @@ func (o *Observer) Close() {
 	p.observers.Store(&left)
 }
 
-// Read appends the decisions that wait, each worker's in their order, and returns the extended slice.
+// Read appends the decisions that wait, in the order of time, and returns the extended slice.
 func (o *Observer) Read(into []Decision) []Decision {
 	before := len(into)
 	for i := range o.rings {
@@ -217,6 +217,7 @@ func (o *Observer) Read(into []Decision) []Decision {
 		r.mu.Unlock()
 	}
 	o.shown += uint64(len(into) - before)
+	slices.SortStableFunc(into[before:], func(a, b Decision) int { return a.At.Compare(b.At) })
 	return into
 }
 

@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "check, cleanup, explain, flows, plan, reload, run, servers, status, version"
+	const verbs = "capture, check, cleanup, explain, flows, observe, plan, reload, run, servers, status, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -54,6 +54,13 @@ func TestCommandLine(t *testing.T) {
 		{"explain udp", []string{"explain", "udp", "192.0.2.1:1", "192.0.2.2:2"}, 2, "", "say tcp, the client and the server: levee explain tcp 203.0.113.7:40000 192.0.2.10:443"},
 		{"explain a name", []string{"explain", "tcp", "example.org", "192.0.2.2:2"}, 2, "", `client "example.org" is no address: write 203.0.113.7, 203.0.113.7:40000, 2001:db8::7 or [2001:db8::7]:40000`},
 		{"explain no port", []string{"explain", "tcp", "192.0.2.1", "192.0.2.2"}, 2, "", `server "192.0.2.2" is no address and port: write 192.0.2.10:443 or [2001:db8:1::10]:443`},
+
+		{"observe no verdict", []string{"observe", "--verdict", "lost"}, 2, "", `"lost" is not a verdict: use one of forward, pass, drop, answer, refuse, open, splice, hold, reply, take`},
+		{"observe no prefix", []string{"observe", "--prefix", "x"}, 2, "", `invalid argument "x" for "--prefix" flag: write an address or a prefix, such as 192.0.2.0/24 or 2001:db8::/64: see levee observe --help`},
+		{"observe backwards", []string{"observe", "-n", "-1"}, 2, "", "--count, --for and --rate: use positive values"},
+		{"observe without daemon", []string{"observe", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
+		{"capture to nowhere", []string{"capture"}, 2, "", "name the file to write: levee capture -w FILE, or -w - for the standard output"},
+		{"capture without end", []string{"capture", "-w", "-", "--for", "0s"}, 2, "", "--count and --for: use positive values, a capture is bounded"},
 
 		{"check good", []string{"check", "-c", good}, 0, good + ": ok\n", ""},
 		{"check example", []string{"check", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},

@@ -35,6 +35,8 @@ type fake struct {
 	servers []servers.Info
 	// explanation is the answer about every SYN.
 	explanation proxy.Explanation
+	// proxy is observed; nil has too many observers.
+	proxy *proxy.Proxy
 	// during, if set, is called for each flow.
 	during func(i int)
 }
@@ -55,6 +57,13 @@ func (f *fake) Explain(q Question) (Explanation, error) {
 		return Explanation{}, errors.New("there is no eth9")
 	}
 	return NewExplanation(q.Client, q.Server, f.explanation), nil
+}
+
+func (f *fake) Observe(in proxy.Interest) (*proxy.Observer, error) {
+	if f.proxy == nil {
+		return nil, proxy.ErrTooManyObservers
+	}
+	return f.proxy.Observe(in)
 }
 
 func (f *fake) Services() []string { return []string{"web", "ssh"} }

@@ -34,6 +34,8 @@ type Source interface {
 	Reload() (changes []string, err error)
 	// Explain says what becomes of a SYN. The error is about the question, in one line.
 	Explain(q Question) (Explanation, error)
+	// Observe begins to look at decisions; the caller closes it.
+	Observe(proxy.Interest) (*proxy.Observer, error)
 }
 
 // Time limits of the server: nobody keeps it busy by being slow.
@@ -70,6 +72,7 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) { serveExplain(w, r, source) })
+	mux.HandleFunc("GET /v1/observe", func(w http.ResponseWriter, r *http.Request) { serveObserve(w, r, source) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s in version 1 of this interface: use the levee that the daemon runs", r.Method, r.URL.Path))
 	})
@@ -199,8 +202,8 @@ func writeArray(w http.ResponseWriter, all func(yield func(any) bool)) error {
 
 func parseFilter(q url.Values, services []string) (Filter, error) {
 	f := Filter{Service: q.Get("service"), State: q.Get("state")}
-	if f.Service != "" && !slices.Contains(services, f.Service) {
-		return f, fmt.Errorf("there is no service %q: use one of %s", f.Service, strings.Join(services, ", "))
+	if err := checkService(f.Service, services); err != nil {
+		return f, err
 	}
 	if f.State != "" && !slices.Contains(States(), f.State) {
 		return f, fmt.Errorf("%q is not a state: use one of %s", f.State, strings.Join(States(), ", "))
@@ -213,6 +216,14 @@ func parseFilter(q url.Values, services []string) (Filter, error) {
 		f.Limit = n
 	}
 	return f, nil
+}
+
+// checkService refuses the name of a service that isn't there; an empty one means any.
+func checkService(name string, services []string) error {
+	if name != "" && !slices.Contains(services, name) {
+		return fmt.Errorf("there is no service %q: use one of %s", name, strings.Join(services, ", "))
+	}
+	return nil
 }
 
 // failure is the body of every answer that isn't 200.

@@ -39,6 +39,9 @@ func (d *daemon) Status() control.Status {
 // Flows implements control.Source.
 func (d *daemon) Flows(yield func(proxy.FlowInfo) bool) { d.proxy.Flows(time.Now(), yield) }
 
+// Observe implements control.Source.
+func (d *daemon) Observe(in proxy.Interest) (*proxy.Observer, error) { return d.proxy.Observe(in) }
+
 // Servers implements control.Source.
 func (d *daemon) Servers(yield func(servers.Info) bool) { d.servers.All(time.Now().Unix(), yield) }
 
