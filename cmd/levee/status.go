@@ -78,6 +78,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 			fmt.Fprintf(&b, "%-20s allowed %s, denied %s, verified %s\n", clip(v.Name, 20), number(v.Allowed), number(v.Denied), number(v.Verified))
 		}
 	}
+	writeFloods(&b, s.Services)
 	b.WriteByte('\n')
 	writeCounts(&b, "drops ", s.Drops)
 	writeCounts(&b, "passed", s.Passed)
@@ -86,6 +87,16 @@ func writeStatus(w io.Writer, s control.Status) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// writeFloods says of each service that is flooded for how long, and how the honest clients fare.
+func writeFloods(b *bytes.Buffer, services []control.Service) {
+	for _, v := range services {
+		if v.FloodSeconds > 0 {
+			writeWrapped(b, "FLOOD", fmt.Sprintf("%s, for %s: %.0f SYNs a second, %.0f clients a second return their cookie, %.0f are connected, %.0f fail at the server",
+				clip(v.Name, 20), age(v.FloodSeconds), v.Rates.Syn, v.Rates.CookieValid, v.Rates.Opened, v.Rates.Failed))
+		}
+	}
 }
 
 // writeCounts lists what is not 0, the most first, in lines of at most columns.

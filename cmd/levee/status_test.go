@@ -47,7 +47,8 @@ passed none
 				LastError: "/etc/levee/levee.yaml: services[0].ports: \"http\": use numbers, 1 to 65535, or ranges"},
 			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
 			Services: []control.Service{{Name: strings.Repeat("a-long-name-", 5), Mode: "always",
-				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864}},
+				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864,
+				FloodSeconds: 754, Rates: control.Rates{Syn: 1234567.8, CookieValid: 120.4, Opened: 118.2, Failed: 2.2}}},
 			Drops: map[string]uint64{"truncated": most, "bad_ip": most, "bad_tcp": most, "bad_options": 12345678901, "bad_flags": 123456789,
 				"bad_checksum": 1, "land": 2, "fragment": 3, "cookie_invalid": most, "no_flow": 10, "replay": 11, "opening": 12, "table_full": 13, "bad_ack": 14},
 			Passed: map[string]uint64{"no_service": 5},
@@ -64,6 +65,8 @@ flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
 
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 a-long-name-a-long-~ always      18446744T 18446744073M  99999999999    67108864
+FLOOD      a-long-name-a-long-~, for 12m34s: 1234568 SYNs a second, 120 clients
+           a second return their cookie, 118 are connected, 2 fail at the server
 
 drops  bad_ip 18446744073709551615, bad_tcp 18446744073709551615,
        cookie_invalid 18446744073709551615, truncated 18446744073709551615,

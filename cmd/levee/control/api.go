@@ -66,6 +66,19 @@ type Service struct {
 	UnknownReset  uint64 `json:"unknown_reset"`
 	Adopted       uint64 `json:"adopted"`
 	Flows         int    `json:"flows"`
+	// Rates are over the last ten seconds.
+	Rates Rates `json:"rates"`
+	// FloodSeconds is for how long the service has been flooded, 0 if it isn't: with a thousand SYNs a second and four for each valid cookie.
+	FloodSeconds float64 `json:"flood_seconds"`
+}
+
+// Rates are counts a second.
+type Rates struct {
+	Syn         float64 `json:"syn"`
+	CookieValid float64 `json:"cookie_valid"`
+	// Opened connections, and those of clients with a valid cookie that failed because of the server.
+	Opened float64 `json:"opened"`
+	Failed float64 `json:"failed"`
 }
 
 // TUN is the device.

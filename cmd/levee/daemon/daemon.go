@@ -33,6 +33,7 @@ type daemon struct {
 	// servers is what is known of the servers; prober is nil if they aren't probed.
 	servers *servers.Table
 	prober  *prober.Prober
+	trend   trend
 	undo    undo
 
 	ready atomic.Bool
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openProxy, d.listenControl, d.listenMetrics, d.route,
+		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
 		d.allowReloads,
 	} {
 		if ctx.Err() != nil {

@@ -22,6 +22,7 @@ func (d *daemon) Status() control.Status {
 	s.TUN = control.TUN{
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}
+	d.trend.fill(time.Now(), &s)
 	if err := d.device.Steering(); err != nil {
 		s.TUN.Steering = "none: " + err.Error()
 	}
