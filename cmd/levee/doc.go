@@ -4,6 +4,8 @@
 //	run      the daemon            check    is the configuration good?
 //	status   how it is doing       plan     what would run do to this machine?
 //	flows    the connections       cleanup  undo what a killed daemon left
+//	explain  one connection        observe  what becomes of packets
+//	capture  the same as pcapng    servers  what is known of them
 //	version
 //
 // Reading verbs take -o json. The exit code is 0 for success, 1 for failure and 2 for misuse; an error is one line

@@ -144,15 +144,20 @@ func conclusion(x *control.Explanation) string {
 
 // conclusions are by verdict and reason.
 var conclusions = map[string]string{
-	"answer ":         "A SYN now is answered with a cookie; when the client returns it, levee opens the connection to the server.",
-	"refuse ":         "A SYN now gets a reset: the server has refused this port a short while ago.",
-	"drop closed":     "A SYN now is dropped: the server has refused this port a short while ago, and closed_ports is drop.",
-	"drop silent":     "A SYN now is dropped: the server has not answered on this port a short while ago.",
-	"drop land":       "A SYN now is dropped: client and server are the same address.",
-	"drop bad_ack":    "A SYN now is dropped: the server's end already belongs to a proxied connection between these two.",
-	"forward ":        "A SYN now is forwarded and tracked: a protected server opens the connection itself.",
-	"pass mode_off":   "A SYN now passes unchanged: the service's mode is off.",
-	"pass no_service": "A SYN now passes unchanged: no service protects either end.",
+	"answer ":           "A SYN now is answered with a cookie; when the client returns it, levee opens the connection to the server.",
+	"refuse ":           "A SYN now gets a reset: the server has refused this port a short while ago.",
+	"drop closed":       "A SYN now is dropped: the server has refused this port a short while ago, and closed_ports is drop.",
+	"drop silent":       "A SYN now is dropped: the server has not answered on this port a short while ago.",
+	"drop land":         "A SYN now is dropped: client and server are the same address.",
+	"drop bad_ack":      "A SYN now is dropped: the server's end already belongs to a proxied connection between these two.",
+	"drop denied":       "A SYN now is dropped: the service's deny list has the client.",
+	"drop source_flows": "A SYN now is dropped: the client has as many connections as per_source allows.",
+	"drop no_source":    "A SYN now is dropped: no packet can come from the client's address.",
+	"forward ":          "A SYN now is forwarded and tracked: a protected server opens the connection itself.",
+	"pass allowed":      "A SYN now goes to the server as it is: the service's allow list has the client.",
+	"pass verified":     "A SYN now goes to the server as it is: the client has proved lately that it exists (verified).",
+	"pass mode_off":     "A SYN now passes unchanged: the service's mode is off.",
+	"pass no_service":   "A SYN now passes unchanged: no service protects either end.",
 }
 
 // writeWrapped writes a text behind its title, in lines of at most columns.

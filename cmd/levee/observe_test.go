@@ -156,12 +156,12 @@ func TestCapture(t *testing.T) {
 	defer l.Close()
 	path := g.dir + "/all.pcapng"
 	c, _ := g.background("capture", "-w", path, "--for", "20s", "-n", "4", "--verdict", "answer,open,splice")
-	drops, out := g.background("capture", "-w", "-", "--for", "20s", "-n", "1", "--verdict", "drop", "--reason", "land,cookie_invalid,no_flow")
+	drops, out := g.background("capture", "-w", "-", "--for", "20s", "-n", "1", "--verdict", "drop", "--reason", "bad_flags,land")
 	wire, err := g.lab.Clients[0].Link.OpenWire(false, netip.MustParsePrefix("203.0.113.0/24"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	stray := stacktest.Segment{Src: netip.MustParseAddrPort("203.0.113.9:9"), Dst: server, Seq: 1, Ack: 2, Flags: stacktest.ACK | stacktest.FIN}
+	stray := stacktest.Segment{Src: netip.MustParseAddrPort("203.0.113.9:9"), Dst: server, Seq: 1, Flags: stacktest.SYN | stacktest.FIN}
 	g.until("both have ended", func() bool {
 		g.knock()
 		if err := wire.Send(stray.Packet()); err != nil {
@@ -191,7 +191,7 @@ func TestCapture(t *testing.T) {
 		"192.0.2.10\t0x0002\tlevee: answer, service web\n":               written,
 		"192.0.2.10\t0x0010\tlevee: open, service web\n":                 written,
 		"192.0.2.10,198.51.100.10\t0x0012\tlevee: splice, service web\n": written,
-		"192.0.2.10\t0x0011\tlevee: drop cookie_invalid, service web\n":  piped,
+		"192.0.2.10\t0x0003\tlevee: drop bad_flags, service web\n":  piped,
 	} {
 		tshark := exec.CommandContext(t.Context(), "tshark", "-r", "-", "-T", "fields", "-e", "ip.addr", "-e", "tcp.flags", "-e", "frame.comment")
 		tshark.Stdin = bytes.NewReader(file)
