@@ -17,3 +17,6 @@ func (p *Proxy) SourceFlows() int {
 	}
 	return n
 }
+
+// KillsWaiting is how many orders of Kill no worker has taken.
+func (p *Proxy) KillsWaiting() int { return len(p.kills) }

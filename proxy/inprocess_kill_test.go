@@ -24,18 +24,15 @@ func (s *session) kill(a, b netip.AddrPort) bool {
 		killed, err := s.Proxy.Kill(ctx, a, b)
 		done <- result{killed, err}
 	}()
-	for {
-		select {
-		case r := <-done:
-			if r.err != nil {
-				s.t.Fatal(r.err)
-			}
-			s.Advance(time.Second) // the resets arrive
-			return r.killed
-		default:
-			s.Advance(time.Millisecond)
-		}
+	for s.Proxy.KillsWaiting() == 0 {
+		time.Sleep(time.Millisecond) // the network's clock stands still until then
 	}
+	s.Advance(time.Second) // a worker comes by, and the resets arrive
+	r := <-done
+	if r.err != nil {
+		s.t.Fatal(r.err)
+	}
+	return r.killed
 }
 
 // Both hosts of a killed flow see a reset at once, whatever they were doing, and nothing of it is left but the memory.
