@@ -34,7 +34,7 @@ func TestImports(t *testing.T) {
 		"github.com/google/nftables":                {"levee/integration"},
 		"golang.zx2c4.com/wireguard":                {"levee/tunnel"},
 		"github.com/cilium/ebpf":                    {"levee/tunnel"},
-		"github.com/dchest/siphash":                 {"levee/proxy/cookie"},
+		"github.com/dchest/siphash":                 {"levee/proxy", "levee/proxy/cookie"},
 		"gvisor.dev/gvisor/pkg/tcpip/stack":         {"levee/proxy/proxytest"},
 		"gvisor.dev/gvisor/pkg/tcpip/transport/tcp": {"levee/proxy/proxytest"},
 	}

@@ -147,6 +147,9 @@ type Config struct {
 	// Memory gives the flow table and the pool of early data their memory, each in one piece: zeroed, aligned to a cache line, and there
 	// for as long as the Proxy. nil means Go's heap. Memory in huge pages makes lookups among many flows about twice as fast.
 	Memory func(bytes int) ([]byte, error)
+	// State, if not nil, holds the flows in place of Memory, and those of an earlier Proxy, with which this one goes on. New refuses one that
+	// it can't go on with, see FlowState.Check.
+	State *FlowState
 	// Secret is the master secret of the cookies.
 	Secret cookie.Secret
 	// SharedSecret says that other nodes use the secret too: ACKs are then checked even if this one has issued no cookie lately. The window

@@ -65,6 +65,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	f := &s.flows[slot]
 	switch {
 	case !live(f.state):
+		s.rewrite(slot)
 		w.assign(f, svc)
 		*f = flow{key: f.key, state: f.state, service: svc.state.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
 		f.set(clientLow, srcLow)
@@ -73,6 +74,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 		c.end, c.window, c.maxWindow = p.End(), p.Window, uint32(p.Window) // with TCP Fast Open a SYN has data, which may be acknowledged
 		w.enter(s, slot, evHandshake)
 		f.cookie, f.tries = p.Seq, p.Options.WScale
+		s.rewritten()
 	case f.has(direct) && f.from(srcLow) == client:
 		// The same SYN again, or that of a new connection: the other host will say.
 		f.cookie, f.tries = p.Seq, p.Options.WScale
@@ -146,6 +148,8 @@ func (f *flow) answered(ack seqnum.Value) bool {
 // connection: until then the one before may have been in use.
 func (w *Worker) accepted(s *stripe, slot uint32) {
 	p, f := &w.pkt, &s.flows[slot]
+	s.rewrite(slot)
+	defer s.rewritten()
 	switch {
 	case p.Ack == f.cookie+1 && f.cookie != f.clientISN:
 		f.clientISN, f.wscale = f.cookie, f.tries

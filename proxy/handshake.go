@@ -117,7 +117,7 @@ func (w *Worker) outstanding(svc *service) bool {
 	if !svc.protected() {
 		return w.now.tick < svc.honoured && svc.state.gate.Open(w.now.unix)
 	}
-	return w.now.tick < cookieLifetime || w.proxy.cfg.SharedSecret || svc.state.gate.Open(w.now.unix)
+	return w.now.tick-w.proxy.began < cookieLifetime || w.proxy.cfg.SharedSecret || svc.state.gate.Open(w.now.unix)
 }
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and
@@ -129,6 +129,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	w.prove(svc)
 	w.decide(VerdictOpen)
 	// Whatever an earlier connection left in the record goes; its state is enter's business.
+	s.rewrite(slot)
 	w.forget(f)
 	w.assign(f, svc)
 	*f = flow{
@@ -153,6 +154,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	}
 	c.maxWindow = uint32(p.Window) << c.scale
 	w.enter(s, slot, evHandshake)
+	s.rewritten()
 	w.sendSYNs(f, svc)
 	w.hold(f, svc)
 }
@@ -258,6 +260,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	svc := w.serviceOf(f)
 	svc.state.learnWindow(p.Window)
 	cookieTSVal, flowLabel, early := f.tsDelta, f.delta, *f.early()
+	s.rewrite(slot)
 	f.delta = uint32(f.cookie - isn)
 	if f.has(timestamps) {
 		f.tsDelta = cookieTSVal - p.Options.TSVal
@@ -287,6 +290,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	w.decide(VerdictSplice)
 	w.counters.handshake(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
+	s.rewritten()
 }
 
 // ackServer acknowledges the SYN-ACK in work for the client, with its timestamp if that is to be exact (see ServerAck).

@@ -28,10 +28,13 @@ type Proxy struct {
 	fragments fragments
 	// grace bounds what passes during the grace.
 	grace bucket
-	// start is the zero of all ticks.
+	// start is the zero of all ticks: the time of New, or that of the first in a row that go on with the same flows.
 	start time.Time
 	// kills are orders to end flows, for whichever worker comes first.
 	kills chan killOrder
+	// began is when New was called.
+	began    tick
+	restored Restored
 	// evicted counts flows that made room for others.
 	evicted atomic.Uint64
 
@@ -47,7 +50,8 @@ type Proxy struct {
 // ownServers is how many servers a Proxy remembers that was given no table.
 const ownServers = 1024
 
-// New checks the configuration and makes a Proxy whose clock starts at now. It allocates the whole flow table.
+// New checks the configuration and makes a Proxy whose clock starts at now, or goes on with that of the flows in Config.State. It
+// allocates the whole flow table.
 func New(cfg Config, now time.Time) (*Proxy, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -55,7 +59,12 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if cfg.Memory == nil {
 		cfg.Memory = func(bytes int) ([]byte, error) { return make([]byte, bytes), nil }
 	}
-	table, err := newTable(cfg.Capacity, cfg.Memory)
+	if cfg.State != nil {
+		if err := cfg.State.Check(cfg.Capacity); err != nil {
+			return nil, err
+		}
+	}
+	table, err := newTable(cfg.Capacity, cfg.State, cfg.Memory)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +84,15 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
 		fragments: fragments{passed: newRecent(fragmentPairs)},
 	}
-	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, p.instant(now), 0))
+	if cfg.State != nil {
+		p.start = cfg.State.zero(now)
+	}
+	at := p.instant(now)
+	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, at, 0))
+	if cfg.State != nil {
+		p.began = at.tick
+		p.restore(at)
+	}
 	return p, nil
 }
 

@@ -264,20 +264,23 @@ func (w *Worker) touch(s *stripe, slot uint32) {
 }
 
 // due is when a flow times out if nothing happens until then.
-func (w *Worker) due(f *flow) tick {
+func (w *Worker) due(f *flow) tick { return w.policy.due(f) }
+
+// due is when a flow times out by this policy if nothing happens until then.
+func (p *policy) due(f *flow) tick {
 	switch f.state {
 	case StateOpening:
 		if !f.has(direct) {
 			return f.lastSeen + synTimeout(f.tries)
 		}
 	case StateOpen, StateClientClosed, StateServerClosed:
-		idle := w.policy.idle
+		idle := p.idle
 		if f.closing() {
-			idle = min(idle, w.policy.remembered)
+			idle = min(idle, p.remembered)
 		}
 		return f.lastSeen + idle
 	}
-	return f.lastSeen + w.policy.remembered
+	return f.lastSeen + p.remembered
 }
 
 // timeout acts on a flow that is due.

@@ -1,10 +1,14 @@
 package proxy
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
-	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"unsafe"
+
+	"github.com/dchest/siphash"
 )
 
 // table is the flow table: a fixed number of records, in stripes by hash. Nothing in it
@@ -15,10 +19,18 @@ type table struct {
 	stripes []stripe
 }
 
-// hasher is keyed, so that nobody outside can choose tuples that collide.
-type hasher maphash.Seed
+// hasher is keyed, so that nobody outside can choose tuples that collide. The key outlives the process where the records do.
+type hasher struct{ k0, k1 uint64 }
 
-func (h hasher) of(k *flowKey) uint64 { return maphash.Comparable(maphash.Seed(h), *k) }
+func newHasher() hasher {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // can't fail since Go 1.24
+	return hasher{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
+}
+
+func (h hasher) of(k *flowKey) uint64 {
+	return siphash.Hash(h.k0, h.k1, (*[unsafe.Sizeof(*k)]byte)(unsafe.Pointer(k))[:])
+}
 
 // stripesWanted trades lock contention (a few workers) against the cost of visiting every stripe on each tick.
 const stripesWanted = 64
@@ -26,21 +38,42 @@ const stripesWanted = 64
 // minStripe keeps stripes large enough that hashing fills them evenly.
 const minStripe = 4096
 
-// newTable makes a table for at least capacity flows, out of memory from allocate (see Config.Memory).
-func newTable(capacity int, allocate func(bytes int) ([]byte, error)) (*table, error) {
+// shape is how many stripes a table for at least capacity flows has, and how many records are in each.
+func shape(capacity int) (stripes, each int) {
 	n := 1
 	for n < stripesWanted && capacity/(n*2) >= minStripe {
 		n *= 2
 	}
 	// Hashing spreads evenly but not exactly: a table that is full in one stripe may have a little room in another.
-	each := (capacity + n - 1) / n
-	memory, err := allocate(n * stripeBytes(each))
+	return n, (capacity + n - 1) / n
+}
+
+// newTable makes a table for at least capacity flows, out of memory from allocate (see Config.Memory). If state isn't nil the records are in
+// there; those that are there already are no flows before they are restored (see Proxy.restore).
+func newTable(capacity int, state *FlowState, allocate func(bytes int) ([]byte, error)) (*table, error) {
+	n, each := shape(capacity)
+	bytes := n * stripeBytes(each)
+	if state == nil {
+		bytes += n * carved[flow](each)
+	}
+	memory, err := allocate(bytes)
 	if err != nil {
 		return nil, fmt.Errorf("memory for %d flows: %w", capacity, err)
 	}
-	t := &table{hash: hasher(maphash.MakeSeed()), stripes: make([]stripe, n)}
+	t := &table{hash: newHasher(), stripes: make([]stripe, n)}
+	records, marks := &memory, make([]stateMark, n)
+	if state != nil {
+		if state.Fresh() {
+			state.begin(capacity, t.hash)
+		}
+		t.hash = hasher{state.header().Hash0, state.header().Hash1}
+		kept := state.Memory[stateRecordsAt:]
+		records, marks = &kept, state.marks()
+	}
 	for i := range t.stripes {
-		t.stripes[i].init(t.hash, each, &memory)
+		t.stripes[i].flows = carve[flow](records, each)
+		t.stripes[i].mark = &marks[i].record
+		t.stripes[i].init(t.hash, &memory)
 	}
 	return t, nil
 }
@@ -60,9 +93,9 @@ func carved[T any](n int) int {
 	return (n*int(unsafe.Sizeof(t)) + line - 1) / line * line
 }
 
-// stripeBytes is the memory of a stripe, and indexSize the number of entries of its index.
+// stripeBytes is the memory of a stripe but for its records, and indexSize the number of entries of its index.
 func stripeBytes(capacity int) int {
-	return carved[flow](capacity) + carved[entry](indexSize(capacity)) + carved[link](linksSize(capacity))
+	return carved[entry](indexSize(capacity)) + carved[link](linksSize(capacity))
 }
 
 func indexSize(capacity int) int {
@@ -88,6 +121,8 @@ type stripe struct {
 
 	hash  hasher
 	flows []flow
+	// mark says which record is being rewritten, see stateMark.
+	mark *uint32
 	// index is an open-addressed hash table with linear probing.
 	index []entry
 	links links
@@ -101,10 +136,11 @@ type stripe struct {
 	_ [64]byte
 }
 
-func (s *stripe) init(hash hasher, capacity int, memory *[]byte) {
+// init makes an empty stripe of records that are there already.
+func (s *stripe) init(hash hasher, memory *[]byte) {
 	s.hash = hash
+	capacity := len(s.flows)
 	n := uint32(capacity)
-	s.flows = carve[flow](memory, capacity)
 	s.index = carve[entry](memory, indexSize(capacity))
 	s.links = carve[link](memory, linksSize(capacity))
 	s.unproven, s.ended, s.free, s.wheel.first = n, n+1, n+2, n+3
@@ -151,15 +187,27 @@ func (s *stripe) insert(k *flowKey, hash uint64, evict func(*flow)) (slot uint32
 	slot = s.links.first(s.free)
 	s.links.unlink(slot)
 	s.flows[slot] = flow{key: *k}
+	s.enlist(slot, hash)
+	return slot, true
+}
 
+// enlist puts a record, whose key has no other, into the index.
+func (s *stripe) enlist(slot uint32, hash uint64) {
 	mask := uint64(len(s.index) - 1)
 	at := home(hash) & mask
 	for s.index[at] != 0 {
 		at = (at + 1) & mask
 	}
 	s.index[at] = newEntry(slot, tagOf(hash), (at-home(hash))&mask)
-	return slot, true
 }
+
+// rewrite notes that several fields of a record, which only together make sense, are about to change; rewritten that they have. A process
+// that is killed in between leaves a record that is dropped by the next one, and no harm is done: a client that isn't spliced
+// yet brings its cookie again. Atomic stores keep the compiler from moving others past them, and a signal that kills comes between two
+// instructions.
+func (s *stripe) rewrite(slot uint32) { atomic.StoreUint32(s.mark, slot+1) }
+
+func (s *stripe) rewritten() { atomic.StoreUint32(s.mark, 0) }
 
 // remove frees a slot. Entries that follow in the index move up, so that no search stops short of them.
 func (s *stripe) remove(slot uint32) {

@@ -11,7 +11,7 @@ import (
 
 // heapTable makes a table in Go's heap.
 func heapTable(capacity int) *table {
-	table, err := newTable(capacity, func(bytes int) ([]byte, error) { return make([]byte, bytes), nil })
+	table, err := newTable(capacity, nil, func(bytes int) ([]byte, error) { return make([]byte, bytes), nil })
 	if err != nil {
 		panic(err)
 	}
@@ -20,7 +20,7 @@ func heapTable(capacity int) *table {
 
 // hugeTable makes one in huge pages, as the daemon does.
 func hugeTable(b *testing.B, capacity int) *table {
-	table, err := newTable(capacity, func(bytes int) ([]byte, error) {
+	table, err := newTable(capacity, nil, func(bytes int) ([]byte, error) {
 		memory, err := unix.Mmap(-1, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 		if err != nil {
 			return nil, err

@@ -66,7 +66,14 @@ func writeStatus(w io.Writer, s control.Status) error {
 	if s.Flows.Evicted > 0 {
 		fmt.Fprintf(&b, "; %d forgotten before their time", s.Flows.Evicted)
 	}
-	b.WriteString("\n\n")
+	b.WriteByte('\n')
+	switch k := s.Flows.Kept; {
+	case k.File != "":
+		fmt.Fprintf(&b, "       kept in %s; %d went on from before, %d lost\n", k.File, k.Restored, k.Lost)
+	case k.Why != "":
+		fmt.Fprintf(&b, "       end with the daemon: %s\n", clip(k.Why, columns-len("       end with the daemon: ")))
+	}
+	b.WriteByte('\n')
 
 	const row = "%-20s %-8s %12s %12s %12s %11s\n"
 	fmt.Fprintf(&b, row, "SERVICE", "MODE", "SYN", "COOKIE GOOD", "COOKIE BAD", "FLOWS")

@@ -30,7 +30,8 @@ type Levee struct {
 // is its configuration without state_dir and secret_file, which are set here to be in Levee.Dir. If
 // the daemon doesn't start, the error holds its log.
 func (l *Lab) StartLevee(ctx context.Context, binary, yaml string) (*Levee, error) {
-	dir, err := os.MkdirTemp("", l.Name+"-")
+	// On a tmpfs, as /run is: the flow file is made nowhere else.
+	dir, err := os.MkdirTemp("/dev/shm", l.Name+"-")
 	if err != nil {
 		return nil, fmt.Errorf("make a folder for levee: %w", err)
 	}

@@ -36,6 +36,17 @@ type Flows struct {
 	Capacity   int `json:"capacity"`
 	// Evicted counts remembered flows that had to make room before their time.
 	Evicted uint64 `json:"evicted"`
+	Kept    Kept   `json:"kept"`
+}
+
+// Kept says where the flows outlive the daemon.
+type Kept struct {
+	// File is empty if they don't, and Why says why.
+	File string `json:"file,omitempty"`
+	Why  string `json:"why,omitempty"`
+	// Restored is with how many flows of an earlier process this one has gone on, and Lost of how many records in the file it has not.
+	Restored int `json:"restored"`
+	Lost     int `json:"lost"`
 }
 
 // EarlyData is the memory for what clients send before their servers answer, in bytes.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"levee/cmd/levee/config"
+	"levee/cmd/levee/flowfile"
 	"levee/routes"
 )
 
@@ -33,7 +34,12 @@ func Cleanup(cfg config.Config) ([]string, error) {
 		return nil, explainHeld(err)
 	}
 	claims.add("", namespace.Close)
-	return routes.Cleanup(routes.Config{TUN: cfg.TUN.Name}, sysctlFile(cfg.StateDir))
+	done, err := routes.Cleanup(routes.Config{TUN: cfg.TUN.Name}, sysctlFile(cfg.StateDir))
+	removed, failed := flowfile.Remove(cfg.StateDir)
+	for _, path := range removed {
+		done = append(done, "removed "+path)
+	}
+	return done, errors.Join(err, failed)
 }
 
 func explainHeld(err error) error {

@@ -30,6 +30,9 @@ type daemon struct {
 	secret cookie.Secret
 	device *tunnel.Device
 	proxy  *proxy.Proxy
+	// flowState is where the flows are; nil if they are in memory only, for the reason in notKept.
+	flowState *proxy.FlowState
+	notKept   string
 	// servers is what is known of the servers; prober is nil if they aren't probed.
 	servers *servers.Table
 	prober  *prober.Prober
@@ -62,7 +65,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
+		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
 		d.allowReloads,
 	} {
 		if ctx.Err() != nil {
@@ -75,6 +78,9 @@ func (d *daemon) run(ctx context.Context) error {
 	d.ready.Store(true)
 	d.log.Info("ready", "version", d.version, "tun", d.device.Name(), "queues", len(d.device.Queues()),
 		"mtu", d.layout.TUN.MTU, "offload", d.device.Offload().String(), "services", len(d.cfg.Services), "took", time.Since(d.start))
+	if d.flowState == nil {
+		d.log.Warn("connections won't outlive this process", "why", d.notKept)
+	}
 	select {
 	case <-ctx.Done():
 		d.log.Info("stopping")
@@ -141,13 +147,14 @@ func (d *daemon) openTUN() (err error) {
 
 func (d *daemon) openProxy() (err error) {
 	cfg := proxyConfig(d.cfg, d.layout, d.secret)
-	cfg.Servers = d.servers
+	cfg.Servers, cfg.State = d.servers, d.flowState
 	if d.prober != nil {
 		cfg.Probe = d.prober.Ask
 	}
-	if d.proxy, err = proxy.New(cfg, d.start); err != nil {
+	if d.proxy, err = proxy.New(cfg, time.Now()); err != nil {
 		return err
 	}
+	d.reportRestored()
 	d.undo.add("workers", d.startWorkers())
 	return nil
 }

@@ -19,6 +19,7 @@ func (d *daemon) Status() control.Status {
 	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
 	s.Ready = d.Ready()
 	s.Configuration = d.Configuration()
+	s.Flows.Kept = d.kept()
 	s.TUN = control.TUN{
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}

@@ -1,0 +1,54 @@
+package daemon
+
+import (
+	"errors"
+
+	"levee/cmd/levee/control"
+	"levee/cmd/levee/flowfile"
+	"levee/proxy"
+)
+
+// openFlows maps the file in which the flows outlive this process. Without one, because state_dir is on a disk, levee works all the
+// same.
+func (d *daemon) openFlows() error {
+	state, aside, err := flowfile.Open(d.cfg.StateDir, d.cfg.Flows.Capacity)
+	if errors.Is(err, flowfile.ErrNotVolatile) {
+		d.notKept = err.Error()
+		return nil
+	}
+	if aside != "" {
+		d.log.Warn("flow file set aside", "why", aside)
+	}
+	if err != nil {
+		return err
+	}
+	d.flowState = state
+	d.undo.add("flow file", func() error {
+		_, err := flowfile.Remove(d.cfg.StateDir)
+		return err
+	})
+	return nil
+}
+
+// reportRestored says what became of the flows of the process before.
+func (d *daemon) reportRestored() {
+	r := d.proxy.Restored()
+	if r == (proxy.Restored{}) {
+		return
+	}
+	d.log.Info("going on with the connections of an earlier process", "flows", r.Flows, "rewritten", r.Rewritten, "unserved", r.Unserved)
+	if r.Senseless > 0 {
+		d.log.Warn("the flow file was damaged: these connections are lost, others may be", "flows", r.Senseless)
+	}
+}
+
+// kept is what status says about it.
+func (d *daemon) kept() control.Kept {
+	if d.flowState == nil {
+		return control.Kept{Why: d.notKept}
+	}
+	r := d.proxy.Restored()
+	return control.Kept{
+		File: flowfile.Path(d.cfg.StateDir), Restored: r.Flows, Lost: r.Rewritten + r.Unserved + r.Senseless,
+	}
+}

@@ -1,0 +1,274 @@
+package flowfile
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"levee/proxy"
+)
+
+// ErrNotVolatile: the folder is on a file system that is no tmpfs. Writing back to a disk what changes with every packet would
+// stall the workers, and flows don't outlive the machine anyway.
+var ErrNotVolatile = errors.New("is not on a tmpfs")
+
+// names in the folder.
+const (
+	fileName = "flows"
+	// newName is a file that isn't complete yet; asideName one that could not be used, of which the latest is kept.
+	newName   = "flows.new"
+	asideName = "flows.unusable"
+)
+
+// Path is the flow file of a state_dir.
+func Path(dir string) string { return filepath.Join(dir, fileName) }
+
+// Open maps the flow file of a folder that nobody else uses, for so many flows. If there is none it makes one. One that can't be used is
+// set aside, and a new one made; aside then says why, in one line. Errors are one line with the remedy.
+func Open(dir string, capacity int) (state *proxy.FlowState, aside string, err error) {
+	if err := checkVolatile(dir); err != nil {
+		return nil, "", err
+	}
+	state, err = open(dir, capacity)
+	var unusable *unusableError
+	switch {
+	case err == nil:
+		return state, "", nil
+	case errors.Is(err, os.ErrNotExist):
+	case errors.As(err, &unusable):
+		kept := filepath.Join(dir, asideName)
+		if err := os.Rename(Path(dir), kept); err != nil {
+			return nil, "", fmt.Errorf("flow file %s is %w, and can't be set aside: %w: remove it", Path(dir), unusable.why, err)
+		}
+		aside = fmt.Sprintf("flow file %s is %v: kept as %s, all connections begin anew", Path(dir), unusable.why, kept)
+	default:
+		return nil, "", fmt.Errorf("flow file %s: %w", Path(dir), err)
+	}
+	state, err = create(dir, capacity)
+	if err != nil {
+		return nil, aside, fmt.Errorf("flow file %s: %w", Path(dir), err)
+	}
+	return state, aside, nil
+}
+
+// Check says why a levee of this capacity could not go on with the flow file of a folder. It changes nothing, and may be called
+// while another process uses the file. No file is no reason.
+func Check(dir string, capacity int) error {
+	fd, err := openFile(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		defer unix.Close(fd)
+		var state *proxy.FlowState
+		if state, err = read(fd, capacity); err == nil {
+			_ = unix.Munmap(state.Memory)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("flow file %s is %w", Path(dir), err)
+	}
+	return nil
+}
+
+// Remove removes the flow file of a folder, and what was set aside, and says what it has removed.
+func Remove(dir string) (removed []string, err error) {
+	for _, name := range []string{fileName, newName, asideName} {
+		path := filepath.Join(dir, name)
+		switch e := os.Remove(path); {
+		case e == nil:
+			removed = append(removed, path)
+		case !errors.Is(e, os.ErrNotExist):
+			err = errors.Join(err, e)
+		}
+	}
+	return removed, err
+}
+
+// unusableError is of a file that has to be set aside. why goes on after "is".
+type unusableError struct{ why error }
+
+func (e *unusableError) Error() string { return e.why.Error() }
+func (e *unusableError) Unwrap() error { return e.why }
+
+// foreign is a file that levee has not made.
+func foreign(format string, args ...any) error {
+	return &unusableError{fmt.Errorf("%w: "+format, append([]any{proxy.ErrStateForeign}, args...)...)}
+}
+
+// checkVolatile says whether a folder is on a tmpfs.
+func checkVolatile(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("state_dir %s: %w", dir, err)
+	}
+	if fs.Type != unix.TMPFS_MAGIC {
+		return fmt.Errorf("state_dir %s %w: mount one there, or set another", dir, ErrNotVolatile)
+	}
+	return nil
+}
+
+func open(dir string, capacity int) (*proxy.FlowState, error) {
+	fd, err := openFile(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	state, err := read(fd, capacity)
+	if err != nil {
+		return nil, err
+	}
+	// Somebody may have punched holes into it: without room for them a store would end the process.
+	if err := allocate(fd, dir, len(state.Memory)); err != nil {
+		return nil, err
+	}
+	return state, nil
+}
+
+// openFile opens the flow file if it is levee's own.
+func openFile(dir string) (fd int, err error) {
+	// O_NONBLOCK: a FIFO would make us wait for its writer.
+	fd, err = unix.Open(Path(dir), unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return -1, foreign("it is a symbolic link, which isn't followed")
+	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO):
+		return -1, foreign("it is not a regular file")
+	case err != nil:
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil {
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFREG:
+			err = foreign("it is not a regular file")
+		case int(st.Uid) != os.Geteuid():
+			err = foreign("it belongs to user %d", st.Uid)
+		case st.Mode&0o077 != 0:
+			err = foreign("its mode %04o lets others use it", st.Mode&0o777)
+		case st.Nlink > 1:
+			err = foreign("it has another name")
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// read maps a file that exists and looks whether a Proxy can go on with it.
+func read(fd, capacity int) (*proxy.FlowState, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if largest := int64(proxy.FlowStateBytes(proxy.MaxCapacity)); st.Size == 0 || st.Size > largest {
+		return nil, &unusableError{fmt.Errorf("%w: it is %d bytes long", proxy.ErrStateDamaged, st.Size)}
+	}
+	memory, err := mapShared(fd, int(st.Size))
+	if err != nil {
+		return nil, err
+	}
+	state, err := stateOf(memory)
+	if err == nil {
+		if why := state.Check(capacity); why != nil {
+			err = &unusableError{why}
+		}
+	}
+	if err != nil {
+		_ = unix.Munmap(memory)
+		return nil, err
+	}
+	return state, nil
+}
+
+// create makes a new file, which appears under its name when it is complete.
+func create(dir string, capacity int) (*proxy.FlowState, error) {
+	temporary := filepath.Join(dir, newName)
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	fd, err := unix.Open(temporary, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	bytes := proxy.FlowStateBytes(capacity)
+	err = allocate(fd, dir, bytes)
+	var memory []byte
+	if err == nil {
+		memory, err = mapShared(fd, bytes)
+	}
+	if err == nil {
+		err = os.Rename(temporary, Path(dir))
+	}
+	if err != nil {
+		_ = os.Remove(temporary)
+		return nil, err
+	}
+	return stateOf(memory)
+}
+
+// allocate sees to it that every byte of the file has memory: a store into a mapping that finds the tmpfs full ends the process.
+func allocate(fd int, dir string, bytes int) error {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	const block = 512 // the unit of st_blocks
+	free, missing := int64(fs.Bavail)*fs.Bsize, int64(bytes)-st.Blocks*block
+	err := error(nil)
+	if fs.Blocks > 0 && missing > free { // a tmpfs of no blocks has no limit
+		err = unix.ENOSPC
+	} else {
+		err = unix.Fallocate(fd, 0, 0, int64(bytes))
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("it needs %d MB, and %s has %d MB free: make room, enlarge the tmpfs, or lower flows.capacity", missing>>20, dir, free>>20)
+	}
+	if err != nil {
+		return fmt.Errorf("allocate %d MB: %w", bytes>>20, err)
+	}
+	return nil
+}
+
+// mapShared maps the first bytes of a file. What a Proxy uses of it is never unmapped: flows may be looked at until the process
+// ends. Huge pages would be worth little here: of a lookup's memory accesses most are to the index.
+func mapShared(fd, bytes int) ([]byte, error) {
+	memory, err := unix.Mmap(fd, 0, bytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %d MB: %w: lower flows.capacity", bytes>>20, err)
+	}
+	return memory, nil
+}
+
+// stateOf names the present run of the kernel.
+func stateOf(memory []byte) (*proxy.FlowState, error) {
+	state := &proxy.FlowState{Memory: memory}
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	digits := strings.ReplaceAll(strings.TrimSpace(string(text)), "-", "") // of a UUID
+	if n, err := hex.Decode(state.Boot[:], []byte(digits)); err != nil || n != len(state.Boot) {
+		return nil, fmt.Errorf("the kernel's boot_id is %q, not a UUID", text)
+	}
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return nil, err
+	}
+	state.Monotonic = time.Duration(syscall.TimespecToNsec(syscall.Timespec(ts)))
+	return state, nil
+}
