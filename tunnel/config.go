@@ -40,6 +40,9 @@ type Config struct {
 	// Steering asks for queues of their own for SYNs (see SYNQueue). It takes at least 2 queues; with fewer, or where the
 	// kernel doesn't allow it, the kernel's hash of a connection chooses among all queues.
 	Steering bool
+	// Persist makes the interface outlive the process unless Close is called, and with it the routes
+	// that lead there. Open then takes the one that an earlier process has left, if nobody has it open.
+	Persist bool
 }
 
 // Validate checks everything that can be checked without touching the system. Open calls it.

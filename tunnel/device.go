@@ -15,7 +15,9 @@ type Device struct {
 	name    string
 	index   int // of the interface, in its network namespace
 	offload Offload
-	queues  []*Queue // in the order of the kernel's queue index
+	// attached: the interface was there already. persistent: it stays when the queues are closed.
+	attached, persistent bool
+	queues               []*Queue // in the order of the kernel's queue index
 
 	// steering is nil if the kernel's own hash chooses the queues, and notSteered why.
 	steering   *steering
@@ -39,7 +41,7 @@ type Device struct {
 }
 
 // Open makes the interface in the calling thread's network namespace and opens its queues.
-// A name that is taken is an error, whoever has it. The link is left down. Every error is
+// A name that is taken is an error, whoever has it, but for what Config.Persist says. A link that it made is left down. Every error is
 // one line that names the thing and the remedy, and leaves nothing behind.
 func Open(cfg Config) (*Device, error) {
 	if err := cfg.Validate(); err != nil {
@@ -50,7 +52,7 @@ func Open(cfg Config) (*Device, error) {
 	}
 	d := &Device{name: cfg.Name, control: -1, wake: -1}
 	if err := d.open(cfg); err != nil {
-		d.Close()
+		_ = d.Leave() // nothing that an earlier process has left goes because of an error
 		return nil, err
 	}
 	return d, nil
@@ -64,7 +66,12 @@ func (d *Device) open(cfg Config) error {
 	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("make an eventfd for interface %s: %w", d.name, err)
 	}
-	fds, err := openQueues(d.name, cfg.Queues)
+	if cfg.Persist {
+		if d.attached, err = leftOver(d.name); err != nil {
+			return err
+		}
+	}
+	fds, err := openQueues(d.name, cfg.Queues, d.attached)
 	if err != nil {
 		return err
 	}
@@ -75,7 +82,13 @@ func (d *Device) open(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return d.tune(cfg)
+	if err := d.tune(cfg); err != nil {
+		return err
+	}
+	if cfg.Persist {
+		return d.persist()
+	}
+	return nil
 }
 
 // tune sets what belongs to the whole device. It comes after handOver because
@@ -148,9 +161,18 @@ func (d *Device) Offload() Offload { return d.offload }
 
 // Close wakes every Recv that waits, which then returns an error that matches
 // os.ErrClosed, waits for calls of Recv and Send to return, and closes all queues; with the
-// last one the kernel removes the interface. Closing again does nothing more.
+// last one the kernel removes the interface, a persistent one too. Closing again does nothing more.
 func (d *Device) Close() error {
-	d.closeOnce.Do(func() { d.closeErr = d.close() })
+	d.closeOnce.Do(func() {
+		var err error
+		if d.persistent {
+			err = unix.IoctlSetInt(d.queues[0].fd, unix.TUNSETPERSIST, 0)
+		}
+		if errors.Is(err, unix.EBADFD) {
+			err = nil // somebody has deleted the interface
+		}
+		d.closeErr = errors.Join(err, d.close())
+	})
 	return d.closeErr
 }
 

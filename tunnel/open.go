@@ -13,12 +13,12 @@ const cloneDevice = "/dev/net/tun"
 // queueFlags must be the same for every queue of a device, or TUNSETIFF refuses it.
 const queueFlags = unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE
 
-// openQueues makes the interface with n queues. Element i is the kernel's queue i.
-func openQueues(name string, n int) ([]int, error) {
+// openQueues makes the interface with n queues, or attaches them to one that has none. Element i is the kernel's queue i.
+func openQueues(name string, n int, attach bool) ([]int, error) {
 	fds := make([]int, 0, n)
 	for i := range n {
 		extra := uint16(0)
-		if i == 0 {
+		if i == 0 && !attach {
 			extra = unix.IFF_TUN_EXCL // without it the kernel would join an interface of that name
 		}
 		fd, err := openQueue(name, extra)

@@ -106,3 +106,91 @@ func TestFlowFileTooLarge(t *testing.T) {
 	}
 	g.same(before, "after the refusal")
 }
+
+// TestKilledLeavesPath: after SIGKILL the TUN and the rules are as they were, and the next run takes them and adds nothing.
+func TestKilledLeavesPath(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	before := g.snapshot()
+	c := g.start()
+	running := g.snapshot()
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(running.Diff(g.snapshot())) {
+		if strings.Contains(line, "rule ") {
+			t.Errorf("SIGKILL changes %s", line)
+		}
+	}
+	if _, err := g.lab.Gateway.Netlink().LinkByName("tun0"); err != nil {
+		t.Errorf("the TUN: %v", err)
+	}
+	// A rule that somebody has taken away meanwhile is put back.
+	if code, stdout, stderr := g.run(g.lab.Gateway.Command(t.Context(), "ip", "rule", "del", "iif", "tun0")); code != 0 {
+		t.Fatalf("ip rule del: %s %s", stdout, stderr)
+	}
+	c = g.start()
+	if diff := running.Diff(g.snapshot()); diff != "" {
+		t.Errorf("after the restart:\n%s", diff)
+	}
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := g.levee("cleanup"); code != 0 {
+		t.Errorf("cleanup: %d %s", code, stderr)
+	}
+	g.same(before, "after cleanup")
+}
+
+// TestFailedStartLeavesPath: a start that fails takes nothing from the connections that an earlier process has left.
+func TestFailedStartLeavesPath(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	if err := g.start().Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed := g.snapshot()
+	g.config = g.write("levee.yaml", dir, "metrics: {listen: 203.0.113.77:9742}\n"+services)
+	code, _, stderr := g.levee("run")
+	if code != 1 || !strings.Contains(stderr, "203.0.113.77:9742 is no address of this machine") {
+		t.Errorf("%d %s", code, stderr)
+	}
+	g.same(killed, "after the failed start")
+	if !exists(dir + "/flows") {
+		t.Error("the flow file is gone")
+	}
+}
+
+// TestCrashReport: what the Go runtime says at the end of a process is kept, and the next run tells where.
+func TestCrashReport(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	c := g.start()
+	if err := c.Signal(syscall.SIGABRT); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(c); code == 0 {
+		t.Error("exit code 0")
+	}
+	c = g.start()
+	if want := "report=" + dir + "/crash.previous"; !strings.Contains(c.Output(), want) {
+		t.Errorf("the log doesn't say %q:\n%s", want, c.Output())
+	}
+	report, err := os.ReadFile(dir + "/crash.previous")
+	if err != nil || !strings.HasPrefix(string(report), "levee ") || !strings.Contains(string(report), "SIGABRT") || !strings.Contains(string(report), "goroutine ") {
+		t.Errorf("%v\n%s", err, report)
+	}
+	if err := c.Kill(); err != nil { // which is no crash of levee's
+		t.Fatal(err)
+	}
+	c = g.start()
+	if strings.Contains(c.Output(), "crashed") {
+		t.Errorf("SIGKILL counts as a crash:\n%s", c.Output())
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(c); code != 0 || exists(dir+"/crash") {
+		t.Errorf("after SIGTERM: exit code %d, crash file %t", code, exists(dir+"/crash"))
+	}
+}

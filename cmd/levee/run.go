@@ -19,7 +19,8 @@ func newRun(file *string) *cobra.Command {
 		Use:   "run",
 		Short: "Protect the configured services until SIGTERM",
 		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal ends the\n" +
-			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does.",
+			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does. If it ends in any\n" +
+			"other way, the next run goes on with the connections that were open.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {

@@ -44,16 +44,21 @@ type daemon struct {
 	failed chan error
 }
 
-// Run protects the services of cfg until ctx is done, and then returns nil, or until something fails. Either way
-// everything that it made is undone before it returns; what could not be is logged and makes an error.
+// Run protects the services of cfg until ctx is done, and then returns nil, or until something fails. Everything that it made is undone
+// before it returns; what could not be is logged and makes an error. But if something fails while there may be connections, from
+// this process or one before, what they need stays for the next: the TUN, the rules and the flow file.
 func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
 	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1)}
 	d.reloads.Reloading = reloading
 	d.reloads.cfg.Store(&cfg)
 	d.reloads.status.Store(&control.Configuration{LoadedAt: d.start, LastReloadSuccessful: true})
 	err := d.run(ctx)
+	stay := err != nil && (d.Ready() || d.device != nil && d.device.Attached())
 	d.ready.Store(false)
-	if !d.undo.run(log) {
+	if stay {
+		log.Warn("the TUN, the rules and open connections stay for the next levee run: start it, or run levee cleanup")
+	}
+	if !d.undo.run(log, stay) {
 		return err
 	}
 	const left = "not everything could be undone, see the log: run levee cleanup"
@@ -65,7 +70,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
+		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
 		d.allowReloads,
 	} {
 		if ctx.Err() != nil {
@@ -138,7 +143,7 @@ func (d *daemon) openTUN() (err error) {
 	if d.device, err = tunnel.Open(d.layout.TUN); err != nil {
 		return err
 	}
-	d.undo.add("TUN "+d.device.Name(), d.device.Close)
+	d.undo.addLasting("TUN "+d.device.Name(), d.device.Close, d.device.Leave)
 	if err := d.device.Steering(); err != nil && d.cfg.TUN.Steering {
 		d.log.Warn("SYNs share queues with other packets, which a flood can push out", "error", err)
 	}
@@ -215,12 +220,12 @@ func (d *daemon) route() error {
 	if err != nil {
 		return err
 	}
-	d.undo.add("rules and routes", func() error {
+	d.undo.addLasting("rules and routes", func() error {
 		plan = d.layout.Routes // which a reload may have changed
 		err := plan.Remove()
 		report()
 		d.drain()
 		return err
-	})
+	}, nil)
 	return nil
 }

@@ -81,6 +81,26 @@ func TestMTUsOf(t *testing.T) {
 	}
 }
 
+// TestUndoStays: what lasts is left for the next process.
+func TestUndoStays(t *testing.T) {
+	for stay, want := range map[bool][]string{false: {"rules", "TUN", "socket"}, true: {"leave TUN", "socket"}} {
+		var order []string
+		note := func(what string) func() error {
+			return func() error {
+				order = append(order, what)
+				return nil
+			}
+		}
+		var u undo
+		u.add("socket", note("socket"))
+		u.addLasting("TUN", note("TUN"), note("leave TUN"))
+		u.addLasting("rules", note("rules"), nil)
+		if u.run(slog.New(slog.DiscardHandler), stay) || !slices.Equal(order, want) {
+			t.Errorf("stay %t: %v, want %v", stay, order, want)
+		}
+	}
+}
+
 func TestUndo(t *testing.T) {
 	var order []string
 	var u undo
@@ -94,7 +114,7 @@ func TestUndo(t *testing.T) {
 		})
 	}
 	var log strings.Builder
-	if failed := u.run(slog.New(slog.NewTextHandler(&log, nil))); !failed {
+	if failed := u.run(slog.New(slog.NewTextHandler(&log, nil)), false); !failed {
 		t.Error("the failure is lost")
 	}
 	if want := []string{"third", "second", "first"}; !slices.Equal(order, want) {
@@ -103,7 +123,7 @@ func TestUndo(t *testing.T) {
 	if !strings.Contains(log.String(), "what=second error=stuck") {
 		t.Errorf("log: %s", &log)
 	}
-	if u.run(slog.New(slog.DiscardHandler)) || len(order) != 3 {
+	if u.run(slog.New(slog.DiscardHandler), false) || len(order) != 3 {
 		t.Error("a second run does something")
 	}
 }

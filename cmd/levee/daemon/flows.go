@@ -23,10 +23,10 @@ func (d *daemon) openFlows() error {
 		return err
 	}
 	d.flowState = state
-	d.undo.add("flow file", func() error {
+	d.undo.addLasting("flow file", func() error {
 		_, err := flowfile.Remove(d.cfg.StateDir)
 		return err
-	})
+	}, nil)
 	return nil
 }
 

@@ -37,6 +37,7 @@ func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, nil) 
 func newLayout(cfg config.Config, more []netip.Prefix) (*Layout, error) {
 	l := &Layout{TUN: tunnel.Config{
 		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
+		Persist: true,
 	}}
 	if l.TUN.Queues == 0 {
 		l.TUN.Queues = min(2+runtime.GOMAXPROCS(0), config.MaxQueues)

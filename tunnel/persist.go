@@ -1,0 +1,54 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// alias marks an interface that outlives its process as one that Open made, for Open and for whoever reads `ip link`.
+const alias = "levee"
+
+// leftOver says whether there is an interface of that name to attach to: one that an earlier Open with Config.Persist has made and that
+// nobody has open. Any other of the name is an error.
+func leftOver(name string) (bool, error) {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for interface %s: %w", name, err)
+	}
+	const flags = netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_MULTI_QUEUE
+	tun, ok := link.(*netlink.Tuntap)
+	switch {
+	case !ok || tun.Mode != netlink.TUNTAP_MODE_TUN, tun.Queues+tun.DisabledQueues > 0, link.Attrs().Alias != alias:
+		return false, explainAttach(name, unix.EBUSY)
+	case tun.Flags&flags != flags:
+		return false, fmt.Errorf("interface %s was left by another version of levee: run levee cleanup", name)
+	}
+	return true, nil
+}
+
+// persist makes the interface outlive its queues.
+func (d *Device) persist() error {
+	if err := netlink.LinkSetAlias(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.index}}, alias); err != nil {
+		return fmt.Errorf("interface %s: set its alias: %w", d.name, err)
+	}
+	if err := unix.IoctlSetInt(d.queues[0].fd, unix.TUNSETPERSIST, 1); err != nil {
+		return fmt.Errorf("interface %s: make it persistent: %w", d.name, err)
+	}
+	d.persistent = true
+	return nil
+}
+
+// Attached says whether Open found the interface of an earlier process, with what that one had set up around it.
+func (d *Device) Attached() bool { return d.attached }
+
+// Leave closes the device but leaves the interface, if it was opened with Config.Persist, for the next process.
+func (d *Device) Leave() error {
+	d.closeOnce.Do(func() { d.closeErr = d.close() })
+	return d.closeErr
+}
