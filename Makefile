@@ -9,7 +9,7 @@ LDFLAGS = -X main.version=$(VERSION)
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
 
-.PHONY: all build demo bench churn floods forgeries reloads measure test unit integration lint fuzz generate packages clean
+.PHONY: all build demo bench churn floods forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -51,6 +51,11 @@ reloads: build
 # Everything: unit and in-process tests with the race detector, in random order, fuzz seeds, and real hosts in
 # network namespaces with real peers. No test skips: what can't run fails and says why.
 test: unit integration
+
+# Restarts and crashes, more often than make test has time for.
+survive: build
+	LEVEE_REQUIRE_ROOT=1 LEVEE_RESTARTS=20 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -v -run Survives ./integration
+	LEVEE_CRASHES=10000 $(GO) test -count=1 -v -timeout 30m -run TestCrashes ./proxy
 
 # The race detector allocates, so what counts allocations runs without it.
 unit: packages
