@@ -45,6 +45,8 @@ type Config struct {
 	ClientInterfaces, ServerInterfaces []string
 	// Prefixes are those of all services, of either family. At least one.
 	Prefixes []netip.Prefix
+	// Bypass says that packets take the main table while nobody reads from the TUN; otherwise they are dropped.
+	Bypass bool
 	// StateFile keeps the old values of sysctls while a plan is applied. Its folder has to exist.
 	// Apply and Remove need it; NewPlan, String and Diff don't.
 	StateFile string

@@ -173,6 +173,13 @@ func (p *Plan) addSysctls(live *Live) {
 		set(sysctl{key: keyForward6, value: "1", why: "Forward IPv6."})
 		set(sysctl{key: confKey(V6, tun+"/forwarding"), value: "1", why: "Forward IPv6.", ofTUN: true})
 	}
+	value, why := "0", "While levee doesn't run, its traffic is dropped (routing.on_failure: block)."
+	if p.cfg.Bypass {
+		value, why = "1", "While levee doesn't run, its traffic is forwarded as without it (routing.on_failure: bypass)."
+	}
+	for _, f := range p.families {
+		set(sysctl{key: confKey(f, tun+"/"+ignoreLinkdown), value: value, why: why, ofTUN: true})
+	}
 	p.silenceRedirects(v4, v6)
 }
 

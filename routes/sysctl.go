@@ -16,9 +16,13 @@ const (
 
 // Settings of one interface that plans read or write.
 var confNames = map[Family][]string{
-	V4: {"forwarding", "rp_filter", "accept_local", "send_redirects", "accept_redirects"},
-	V6: {"forwarding", "accept_ra", "addr_gen_mode", "disable_ipv6"},
+	V4: {"forwarding", "rp_filter", "accept_local", "send_redirects", "accept_redirects", ignoreLinkdown},
+	V6: {"forwarding", "accept_ra", "addr_gen_mode", "disable_ipv6", ignoreLinkdown},
 }
+
+// ignoreLinkdown is the setting of an interface that has routes over it skipped while it has no carrier, as a TUN has none without a
+// reader.
+const ignoreLinkdown = "ignore_routes_with_linkdown"
 
 // sysctl is one value that the plan wants.
 type sysctl struct {

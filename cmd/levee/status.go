@@ -51,6 +51,9 @@ func writeStatus(w io.Writer, s control.Status) error {
 			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))
 	}
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
+	if s.TUN.OnFailure != "" {
+		fmt.Fprintf(&b, "       on failure %s\n", s.TUN.OnFailure)
+	}
 	steering := s.TUN.Steering
 	if len(s.TUN.Rings) > 0 {
 		lost := map[string]uint64{}

@@ -53,6 +53,8 @@ type Routing struct {
 	Table int
 	// Priority is that of the first of levee's rules; they need ten in a row.
 	Priority int
+	// Bypass says that traffic is forwarded without levee while it doesn't run; otherwise it is dropped.
+	Bypass bool
 	// ClientInterfaces and ServerInterfaces are where packets of clients and of servers
 	// come in; nil means that they are found by looking at the routes.
 	ClientInterfaces, ServerInterfaces []string

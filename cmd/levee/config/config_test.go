@@ -76,7 +76,7 @@ func TestDefaults(t *testing.T) {
 func TestEveryKey(t *testing.T) {
 	got := load(t, `
 tun: {name: levee0, mtu: 9000, queues: 3, txqueuelen: 8192, steering: off}
-routing: {manage: false, table: 100, priority: 500, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
+routing: {manage: false, table: 100, priority: 500, on_failure: bypass, client_interfaces: [eth0, eth1.5], server_interfaces: eth2}
 flows: {capacity: 1000, idle_timeout: 90s, transitory_timeout: 1m, early_data_memory: 1GiB, grace: 0s}
 replies: {per_network: 5, neighbours: 6}
 learn: {probe: false, rate: 7, closed_for: 1m, capacity: 100}
@@ -105,7 +105,7 @@ services:
 `)
 	want := Config{
 		TUN: TUN{Name: "levee0", MTU: 9000, Queues: 3, TxQueueLen: 8192},
-		Routing: Routing{Table: 100, Priority: 500,
+		Routing: Routing{Table: 100, Priority: 500, Bypass: true,
 			ClientInterfaces: []string{"eth0", "eth1.5"}, ServerInterfaces: []string{"eth2"}},
 		Flows:      Flows{Capacity: 1000, IdleTimeout: 90 * time.Second, TransitoryTimeout: time.Minute, EarlyDataMemory: 1 << 30},
 		Replies:    proxy.Replies{PerNetwork: 5, Neighbours: 6},

@@ -21,6 +21,7 @@ type raw struct {
 		Manage           text  `mapstructure:"manage"`
 		Table            text  `mapstructure:"table"`
 		Priority         text  `mapstructure:"priority"`
+		OnFailure        text  `mapstructure:"on_failure"`
 		ClientInterfaces words `mapstructure:"client_interfaces"`
 		ServerInterfaces words `mapstructure:"server_interfaces"`
 	} `mapstructure:"routing"`
@@ -112,6 +113,7 @@ var defaults = []struct{ key, value string }{
 	{"routing.manage", "true"},
 	{"routing.table", "7332"},
 	{"routing.priority", "7300"},
+	{"routing.on_failure", "block"},
 	{"routing.client_interfaces", auto},
 	{"routing.server_interfaces", auto},
 	{"flows.capacity", "1048576"},

@@ -33,6 +33,7 @@ func (c checker) config(r raw) Config {
 			Manage:   c.boolean("routing.manage", r.Routing.Manage),
 			Table:    c.table("routing.table", r.Routing.Table),
 			Priority: c.number("routing.priority", r.Routing.Priority, 1, MaxPriority),
+			Bypass:   c.word("routing.on_failure", r.Routing.OnFailure, "bypass", "block") == "bypass",
 		},
 		Flows: Flows{
 			Capacity:          c.number("flows.capacity", r.Flows.Capacity, 1, proxy.MaxCapacity),

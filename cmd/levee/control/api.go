@@ -100,6 +100,8 @@ type TUN struct {
 	Offload string `json:"offload"`
 	// Steering is "ebpf" if SYNs have queues to themselves, otherwise "none: " and why.
 	Steering string `json:"steering"`
+	// OnFailure is what becomes of traffic while nobody reads from it: "block" or "bypass"; empty if the routing isn't levee's.
+	OnFailure string `json:"on_failure,omitempty"`
 	// RxDrops and TxDrops are the kernel's: packets from levee, and packets for levee.
 	RxDrops uint64 `json:"rx_drops"`
 	TxDrops uint64 `json:"tx_drops"`

@@ -108,6 +108,7 @@ func routesConfig(cfg config.Config) routes.Config {
 		ClientInterfaces: cfg.Routing.ClientInterfaces,
 		ServerInterfaces: cfg.Routing.ServerInterfaces,
 		Prefixes:         cfg.Prefixes(),
+		Bypass:           cfg.Routing.Bypass,
 		StateFile:        sysctlFile(cfg.StateDir),
 	}
 }

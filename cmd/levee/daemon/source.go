@@ -24,6 +24,12 @@ func (d *daemon) Status() control.Status {
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}
 	d.trend.fill(time.Now(), &s)
+	if d.cfg.Routing.Manage {
+		s.TUN.OnFailure = "block"
+		if d.cfg.Routing.Bypass {
+			s.TUN.OnFailure = "bypass"
+		}
+	}
 	if err := d.device.Steering(); err != nil {
 		s.TUN.Steering = "none: " + err.Error()
 	}
