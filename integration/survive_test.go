@@ -185,9 +185,26 @@ func restarts(t *testing.T) int {
 	return n
 }
 
-// TestSurvivesKill kills the daemon at random moments, while connections of all kinds are open, others begin, and a flood goes on: each stream
-// goes on where it was.
+// TestSurvivesKill kills the daemon at random moments and starts it again.
 func TestSurvivesKill(t *testing.T) {
+	survive(t, func(p *protected) error {
+		if err := p.levee.Kill(); err != nil {
+			return err
+		}
+		time.Sleep(rand.N(500 * time.Millisecond)) // a supervisor's
+		return p.levee.Start(t.Context())
+	})
+}
+
+// TestSurvivesUpgrade has it execute its program anew.
+func TestSurvivesUpgrade(t *testing.T) {
+	survive(t, func(p *protected) error { return p.levee.Upgrade(t.Context()) })
+}
+
+// survive restarts the daemon at random moments, while connections of all kinds are open, others begin, and a flood goes on: each stream
+// goes on where it was.
+func survive(t *testing.T, restart func(*protected) error) {
+	t.Helper()
 	times := restarts(t)
 	p := protectLab(t, lab.Config{Attacker: true}, nil)
 	addr := p.server.AddrPort(false, 80)
@@ -201,15 +218,19 @@ func TestSurvivesKill(t *testing.T) {
 	r := &traffic{t: t, from: p.client, to: addr, ctx: ctx, failed: make(chan error, 100_000)}
 	var idle []net.Conn
 	for range idleConns {
-		idle = append(idle, r.dial())
+		c := r.dial()
+		if _, err := exchange(c, []byte("begin"), make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, c)
 	}
+	p.spliced(t, idleConns)
 	for range interactiveConns {
 		r.keep("interactive", r.dial(), 16, interactivePause)
 	}
 	for range bulkConns {
 		r.keep("bulk", r.dial(), bulkBlock, 0)
 	}
-	p.spliced(t, idleConns+interactiveConns+bulkConns)
 	flood, err := p.Attacker.Link.StartFlood(t.Context(), lab.FloodConfig{
 		Target: addr, Rate: floodRate, Count: lab.MaxFloodCount, Duration: lab.MaxFloodDuration,
 	})
@@ -222,12 +243,8 @@ func TestSurvivesKill(t *testing.T) {
 	var down time.Duration
 	for range times {
 		time.Sleep(time.Second + rand.N(2*time.Second))
-		if err := p.levee.Kill(); err != nil {
-			t.Fatal(err)
-		}
 		ended := time.Now()
-		time.Sleep(rand.N(500 * time.Millisecond)) // a supervisor's
-		if err := p.levee.Start(t.Context()); err != nil {
+		if err := restart(p); err != nil {
 			t.Fatal(err)
 		}
 		down = max(down, time.Since(ended))

@@ -43,6 +43,9 @@ type Config struct {
 	// Persist makes the interface outlive the process unless Close is called, and with it the routes
 	// that lead there. Open then takes the one that an earlier process has left, if nobody has it open.
 	Persist bool
+	// Descriptors are what HandOver has returned in the program before this one, if any. Open owns them. If they aren't queues of this device, or not as
+	// many as Queues, it closes them and opens others.
+	Descriptors []int
 }
 
 // Validate checks everything that can be checked without touching the system. Open calls it.

@@ -66,12 +66,15 @@ func (d *Device) open(cfg Config) error {
 	if d.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("make an eventfd for interface %s: %w", d.name, err)
 	}
-	if cfg.Persist {
-		if d.attached, err = leftOver(d.name); err != nil {
-			return err
+	fds := cfg.Descriptors
+	if d.attached = inherit(&cfg); !d.attached {
+		if cfg.Persist {
+			if d.attached, err = leftOver(d.name); err != nil {
+				return err
+			}
 		}
+		fds, err = openQueues(d.name, cfg.Queues, d.attached)
 	}
-	fds, err := openQueues(d.name, cfg.Queues, d.attached)
 	if err != nil {
 		return err
 	}

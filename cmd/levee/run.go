@@ -15,16 +15,22 @@ import (
 )
 
 func newRun(file *string) *cobra.Command {
-	return &cobra.Command{
+	var check bool
+	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Protect the configured services until SIGTERM",
 		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal ends the\n" +
 			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does. If it ends in any\n" +
-			"other way, the next run goes on with the connections that were open.",
+			"other way, the next run goes on with the connections that were open.\n\n" +
+			"SIGUSR2 replaces the program by what is now in its file, without losing a connection, if that can go on\n" +
+			"with them; otherwise it says why not and runs on.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {
 				return err
+			}
+			if check {
+				return daemon.CheckUpgrade(cfg)
 			}
 			var level slog.LevelVar
 			level.Set(cfg.Log.Level)
@@ -37,6 +43,8 @@ func newRun(file *string) *cobra.Command {
 			return daemon.Run(ctx, cfg, daemon.Reloading{File: *file, Load: load, Asked: reload, Level: &level}, versionNow().Version, log)
 		},
 	}
+	cmd.Flags().BoolVar(&check, "check-upgrade", false, "only say whether it could go on with the connections of the daemon that runs")
+	return cmd
 }
 
 func newLogger(level slog.Leveler, json bool, w io.Writer) *slog.Logger {

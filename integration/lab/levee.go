@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -175,6 +176,31 @@ func (lv *Levee) Stop() error {
 
 // Kill ends the daemon with SIGKILL and waits for it.
 func (lv *Levee) Kill() error { return lv.cmd.Kill() }
+
+// Upgrade has the daemon execute its program again, in place, and waits until that is ready.
+func (lv *Levee) Upgrade(ctx context.Context) error {
+	signalled := time.Now()
+	if err := lv.cmd.Signal(syscall.SIGUSR2); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		// Until then it is the socket of the one before.
+		if fi, err := os.Stat(filepath.Join(lv.Dir, "state", "control.sock")); err == nil && fi.ModTime().After(signalled) {
+			if status, err := lv.Status(ctx); err == nil && status.Ready {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-lv.cmd.Done():
+			return fmt.Errorf("levee ended in its upgrade: %w", lv.cmd.Wait())
+		case <-ctx.Done():
+			return fmt.Errorf("no upgrade (%w); its log:\n%s", context.Cause(ctx), lv.Log())
+		}
+	}
+}
 
 // Log is the end of what the daemon, or the last one that was started, has written.
 func (lv *Levee) Log() string { return lv.cmd.Output() }

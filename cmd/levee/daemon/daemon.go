@@ -39,6 +39,10 @@ type daemon struct {
 	trend   trend
 	undo    undo
 
+	// upgradeTo is the program that goes on after this run, nil if none does, with the descriptors of the TUN.
+	upgradeTo   atomic.Pointer[string]
+	descriptors []int
+
 	ready atomic.Bool
 	// failed takes the first error of whatever runs; later ones are only logged.
 	failed chan error
@@ -55,10 +59,14 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 	err := d.run(ctx)
 	stay := err != nil && (d.Ready() || d.device != nil && d.device.Attached())
 	d.ready.Store(false)
-	if stay {
+	if stay && !errors.Is(err, errUpgrade) {
 		log.Warn("the TUN, the rules and open connections stay for the next levee run: start it, or run levee cleanup")
 	}
-	if !d.undo.run(log, stay) {
+	failed := d.undo.run(log, stay)
+	if errors.Is(err, errUpgrade) {
+		return d.upgrade()
+	}
+	if !failed {
 		return err
 	}
 	const left = "not everything could be undone, see the log: run levee cleanup"
@@ -70,7 +78,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route,
+		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.listenUpgrade,
 		d.allowReloads,
 	} {
 		if ctx.Err() != nil {
@@ -140,10 +148,12 @@ func (d *daemon) loadSecret() (err error) {
 }
 
 func (d *daemon) openTUN() (err error) {
-	if d.device, err = tunnel.Open(d.layout.TUN); err != nil {
+	cfg := d.layout.TUN
+	cfg.Descriptors = inherited()
+	if d.device, err = tunnel.Open(cfg); err != nil {
 		return err
 	}
-	d.undo.addLasting("TUN "+d.device.Name(), d.device.Close, d.device.Leave)
+	d.undo.addLasting("TUN "+d.device.Name(), d.device.Close, d.leaveTUN)
 	if err := d.device.Steering(); err != nil && d.cfg.TUN.Steering {
 		d.log.Warn("SYNs share queues with other packets, which a flood can push out", "error", err)
 	}

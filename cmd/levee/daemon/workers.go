@@ -44,6 +44,7 @@ func (d *daemon) startWorkers() (stop func() error) {
 	}
 	return func() error {
 		cancel()
+		_ = d.device.Wake() // otherwise they end a little later
 		done := make(chan struct{})
 		go func() {
 			_ = group.Wait() // the errors went to fail
