@@ -66,7 +66,9 @@ func (d *daemon) mend() error {
 
 // mendOnce applies the plan again if traffic doesn't get into the TUN.
 func (d *daemon) mendOnce() (mended bool, err error) {
-	live, err := routes.Read(routesConfig(d.cfg))
+	d.reloads.mu.Lock() // a reload changes the plan
+	defer d.reloads.mu.Unlock()
+	live, err := routes.Read(routesConfig(*d.reloads.cfg.Load()))
 	if err != nil {
 		return false, err
 	}
