@@ -27,6 +27,7 @@ func (c *Config) fixed() []struct {
 		{"routing.priority", c.Routing.Priority},
 		{"routing.client_interfaces", c.Routing.ClientInterfaces},
 		{"routing.server_interfaces", c.Routing.ServerInterfaces},
+		{"routing.on_failure", c.Routing.Bypass},
 		{"flows.capacity", c.Flows.Capacity},
 		{"flows.early_data_memory", c.Flows.EarlyDataMemory},
 		{"learn.probe", c.Learn.Probe},
