@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"levee/proxy/cookie"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -19,28 +20,34 @@ const (
 	ModeOff Mode = iota
 	// ModeAlways answers every SYN with a cookie.
 	ModeAlways
+	// ModeAuto lets handshakes pass to the servers as they are, and answers SYNs with cookies only where and for as long as there is a
+	// flood, as Service.Engage says.
+	ModeAuto
+	// ModeMonitor decides as ModeAuto does, but only counts what would be done: every packet passes as it is.
+	ModeMonitor
 )
+
+// modeWords are what the configuration says.
+var modeWords = [...]string{ModeOff: "off", ModeAlways: "always", ModeAuto: "auto", ModeMonitor: "monitor"}
 
 // String returns the mode's word in the configuration.
 func (m Mode) String() string {
-	switch m {
-	case ModeOff:
-		return "off"
-	case ModeAlways:
-		return "always"
+	if int(m) < len(modeWords) {
+		return modeWords[m]
 	}
 	return fmt.Sprintf("mode(%d)", uint8(m))
 }
 
 // ParseMode is the inverse of Mode.String.
 func ParseMode(s string) (Mode, error) {
-	for _, m := range []Mode{ModeOff, ModeAlways} {
-		if s == m.String() {
-			return m, nil
-		}
+	if m := slices.Index(modeWords[:], s); m >= 0 {
+		return Mode(m), nil
 	}
-	return 0, fmt.Errorf("%q is not a mode: use off or always", s)
+	return 0, fmt.Errorf("%q is not a mode: use auto, always, monitor or off", s)
 }
+
+// watches says that floods are looked for, and handshakes pass while there is none.
+func (m Mode) watches() bool { return m == ModeAuto || m == ModeMonitor }
 
 // PortRange is the TCP ports First to Last, both included.
 type PortRange struct{ First, Last uint16 }
@@ -90,8 +97,10 @@ type Service struct {
 	// Prefixes of the servers, masked, of either family, at least one.
 	Prefixes []netip.Prefix
 	// Ports of the servers; empty means all.
-	Ports   []PortRange
-	Mode    Mode
+	Ports []PortRange
+	Mode  Mode
+	// Engage says what is a flood, for ModeAuto and ModeMonitor.
+	Engage  flood.Limits
 	Options Options
 	// ClosedPorts says what becomes of SYNs to ports that are known not to answer.
 	ClosedPorts ClosedPorts

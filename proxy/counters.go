@@ -32,6 +32,7 @@ type serviceCounters struct {
 	opened, refused, unreachable, timedOut, mismatched                   counter
 	earlyHeld, closedReset                                               counter
 	allowed, denied, verified, unknownReset, adopted                     counter
+	synPassed, wouldAnswer, wouldDrop                                    counter
 	_                                                                    [64]byte
 }
 
@@ -60,6 +61,9 @@ func (c *serviceCounters) addTo(s *ServiceSnapshot) {
 	s.Verified += c.verified.Load()
 	s.UnknownReset += c.unknownReset.Load()
 	s.Adopted += c.adopted.Load()
+	s.SynPassed += c.synPassed.Load()
+	s.WouldAnswer += c.wouldAnswer.Load()
+	s.WouldDrop += c.wouldDrop.Load()
 }
 
 // addTo adds the worker's counters to a snapshot, but for those of services.

@@ -58,7 +58,11 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	if !found {
 		var ok bool
 		if slot, ok = s.insert(&key, hash, w.evict); !ok {
-			w.drop(DropTableFull)
+			if svc.watched() {
+				w.pass(PassUnknown, frame)
+			} else {
+				w.drop(DropTableFull)
+			}
 			return
 		}
 	}
@@ -106,6 +110,15 @@ func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 		return false
 	}
 	if live(f.state) {
+		if f.has(opened) && f.state != StateOpening {
+			if f.has(timestamps) && !p.Options.Timestamps || w.former(f, &valid) {
+				return false // see reopen
+			}
+			// The server's half may still live.
+			rst := f.segmentTo(server)
+			rst.Seq, rst.Flags = f.half[server].ack, flagRST
+			w.out.build(&rst)
+		}
 		w.enter(s, slot, evRST) // it may have been another service's
 	}
 	w.open(s, slot, svc, f.from(true) == from, &valid)
@@ -126,12 +139,19 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 			}
 		}
 	case isRST(p):
+		if f.state == StateOpening && p.Seq == f.half[client].end && p.ChecksumOK() {
+			w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key)) // half-open no longer
+		}
 	case f.state == StateOpening && f.has(opened) && isACK(p) && p.Ack == f.half[server].end &&
 		f.plausible(client, p, p.Ack) && p.ChecksumOK():
 		f.observe(client, p, p.Ack)
 		w.enter(s, slot, evSynAck)
 		w.prove(w.serviceOf(f))
+		w.finished(w.policy.find(&p.Dst, p.DstPort), f)
 	default:
+		if svc := w.policy.find(&p.Dst, p.DstPort); svc.watched() && w.passUnknown(svc, frame) {
+			return
+		}
 		w.drop(DropOpening)
 		return
 	}

@@ -153,6 +153,7 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 		f.half[server].promised = valid.told
 	}
 	c.maxWindow = uint32(p.Window) << c.scale
+	w.finished(svc, f)
 	w.enter(s, slot, evHandshake)
 	s.rewritten()
 	w.sendSYNs(f, svc)

@@ -26,7 +26,7 @@ func (w *Worker) icmp(frame []byte) {
 	defer s.mu.Unlock()
 	slot, found := s.find(&key, hash)
 	if !found {
-		if w.policy.find(&q.Src, q.SrcPort).protected() {
+		if svc := w.policy.find(&q.Src, q.SrcPort); svc.protected() && !svc.watched() {
 			w.drop(DropICMP)
 			return
 		}

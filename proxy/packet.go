@@ -50,13 +50,16 @@ func (w *Worker) packet(frame []byte) {
 	s := w.proxy.table.stripe(hash)
 	s.mu.Lock()
 	slot, found := s.find(&key, hash)
-	if found && saneFlags(p.Flags) {
+	switch {
+	case !found:
+		w.stranger(s, &key, hash, srcLow, frame)
+	case saneFlags(p.Flags):
 		w.firstFragment()
 		w.segment(s, slot, s.flows[slot].from(srcLow), frame)
-	} else if found {
+	case w.serviceOf(&s.flows[slot]).Mode == ModeMonitor:
+		w.out.forward(frame)
+	default:
 		w.drop(DropBadFlags)
-	} else {
-		w.stranger(s, &key, hash, srcLow, frame)
 	}
 	s.mu.Unlock()
 }
@@ -67,6 +70,7 @@ func (w *Worker) syn(frame []byte) {
 	switch svc := w.policy.find(&p.Dst, p.DstPort); {
 	case !svc.protected():
 		w.unproxied(svc.whyPassed(), frame)
+	case svc.watched() && w.handshake(svc, frame):
 	case !saneFlags(p.Flags):
 		w.drop(DropBadFlags)
 	case p.Src == p.Dst:
@@ -144,6 +148,8 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 	svc := w.policy.find(&p.Dst, p.DstPort)
 	if svc == nil {
 		switch from := w.policy.find(&p.Src, p.SrcPort); {
+		case from.watched():
+			w.fromServer(s, key, hash, srcLow, from, frame)
 		case !from.protected():
 			w.pass(from.whyPassed(), frame)
 		case !saneFlags(p.Flags):
@@ -154,10 +160,12 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		return
 	}
 	if !saneFlags(p.Flags) && svc.protected() {
-		w.drop(DropBadFlags)
+		if !svc.watched() || !w.passUnknown(svc, frame) {
+			w.drop(DropBadFlags)
+		}
 		return
 	}
-	if svc.protected() && svc.lists.of(&p.Src) == denied {
+	if svc.protected() && svc.Mode != ModeMonitor && svc.lists.of(&p.Src) == denied {
 		w.deny(svc)
 		return
 	}
@@ -165,6 +173,9 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 	if reason != NumDropReasons {
 		if !svc.protected() {
 			w.pass(svc.whyPassed(), frame)
+			return
+		}
+		if svc.watched() && w.passUnknown(svc, frame) {
 			return
 		}
 		if reason == DropCookieInvalid {

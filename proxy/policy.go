@@ -69,6 +69,11 @@ func (c *Config) Validate() error {
 		if s.BypassRate < 0 || s.BypassRate > MaxBypassRate {
 			bad("service %s: bypass rate %d: use 0 to %d", s.Name, s.BypassRate, MaxBypassRate)
 		}
+		if s.Mode.watches() {
+			if err := s.Engage.Validate(); err != nil {
+				bad("service %s: %w", s.Name, err)
+			}
+		}
 		if s.EarlyData < 0 || s.EarlyData > MaxEarlyData {
 			bad("service %s: early data of %d bytes: use 0 to %d", s.Name, s.EarlyData, MaxEarlyData)
 		}

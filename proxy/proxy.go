@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -20,6 +21,8 @@ type Proxy struct {
 	opening openings
 	// servers is what is known of the servers. Its locks are taken last.
 	servers *servers.Table
+	// floods watches the services of ModeAuto and ModeMonitor. Its locks are taken last too.
+	floods *flood.Detector
 	// What follows is about sources; it outlives services.
 	replies   replies
 	verified  *verifiedSources
@@ -82,18 +85,24 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 		cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster(),
 		kills:   make(chan killOrder, killQueue),
 		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
-		fragments: fragments{passed: newRecent(fragmentPairs)},
+		floods: flood.New(), fragments: fragments{passed: newRecent(fragmentPairs)},
 	}
 	if cfg.State != nil {
 		p.start = cfg.State.zero(now)
 	}
 	at := p.instant(now)
-	p.policy.Store(newPolicy(&cfg, &policy{}, p.roster, at, 0))
+	p.use(newPolicy(&cfg, &policy{}, p.roster, at, 0))
 	if cfg.State != nil {
 		p.began = at.tick
 		p.restore(at)
 	}
 	return p, nil
+}
+
+// use makes a policy the one that workers take next. Proxy.mu is held, or nobody else has the Proxy yet.
+func (p *Proxy) use(next *policy) {
+	p.policy.Store(next)
+	p.floods.Use(next.watched())
 }
 
 // Snapshot sums the counters. It may be called at any time.
@@ -111,7 +120,7 @@ func (p *Proxy) Snapshot() Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, svc := range p.policy.Load().services {
-		service := ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.state.flows.Load())}
+		service := ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.state.flows.Load()), Engagement: svc.engagement()}
 		for _, c := range svc.state.counters {
 			c.addTo(&service)
 		}

@@ -11,6 +11,11 @@ import (
 // segment handles a segment of a flow, from the given side.
 func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
 	f := &s.flows[slot]
+	if svc, ok := w.anew(f, from); ok && w.pkt.ChecksumOK() {
+		w.passedHandshake(s, slot, svc, f.has(clientLow))
+		w.out.forward(frame)
+		return
+	}
 	switch {
 	case f.has(direct) && f.evictable() && w.takeOver(s, slot, from):
 	case f.has(direct) && (f.state == StateOpening || !f.has(opened)):
@@ -127,7 +132,7 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 func (w *Worker) reopen(s *stripe, slot uint32) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	if f.has(direct) {
-		return false
+		return w.takeOver(s, slot, client)
 	}
 	svc := w.policy.find(&p.Dst, p.DstPort)
 	if svc == nil {

@@ -31,7 +31,7 @@ func (p *Proxy) Reload(cfg Config, now time.Time) error {
 			s.state.gate.Issued(at.unix)
 		}
 	}
-	p.policy.Store(next)
+	p.use(next)
 	return nil
 }
 

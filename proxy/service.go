@@ -7,6 +7,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"levee/proxy/cookie"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -85,6 +86,8 @@ type serviceState struct {
 	bypassed bucket
 	// serverWindow is about the smallest window, in bytes, with which its servers begin (see learnWindow).
 	serverWindow atomic.Uint32
+	// watch is what is known of floods.
+	watch *flood.Watch
 	// flows in the table, those only remembered not counted; records counts all of them.
 	flows, records atomic.Int64
 	// counters of each worker, by its id. The slice is set before a worker sees the service.
@@ -92,7 +95,7 @@ type serviceState struct {
 }
 
 func newServiceState(name string, index uint16, workers int) *serviceState {
-	s := &serviceState{name: name, index: index}
+	s := &serviceState{name: name, index: index, watch: flood.NewWatch(name)}
 	s.serverWindow.Store(DefaultEarlyData)
 	for range workers {
 		s.counters = append(s.counters, new(serviceCounters))
@@ -102,6 +105,9 @@ func newServiceState(name string, index uint16, workers int) *serviceState {
 
 // protected says that new connections are levee's business.
 func (s *service) protected() bool { return s != nil && s.Mode != ModeOff }
+
+// watched says that floods of the service are looked for.
+func (s *service) watched() bool { return s != nil && s.Mode.watches() }
 
 // whyPassed is why packets of a service that isn't protected pass.
 func (s *service) whyPassed() PassReason {

@@ -54,6 +54,13 @@ type ServiceSnapshot struct {
 	Allowed, Denied, Verified uint64
 	// UnknownReset counts segments of no flow that got a RST; Adopted connections that were there before levee, and are tracked.
 	UnknownReset, Adopted uint64
+	// SynPassed counts SYNs that went to the server as they were, because there was no flood or it was only monitored.
+	SynPassed uint64
+	// WouldAnswer counts SYNs that would have been answered with a cookie, had the service not only been monitored; WouldDrop
+	// segments of no flow that would have been dropped, unless they had a cookie.
+	WouldAnswer, WouldDrop uint64
+	// Engagement is what is made of its floods, or only noted of a monitored service.
+	Engagement
 	// Flows in the table now, of any state, those remembered after their end not counted.
 	Flows int
 }

@@ -131,6 +131,8 @@ const (
 	PassUnknown
 	// PassGrace: a segment of no flow, during the grace after a start.
 	PassGrace
+	// PassHandshake: a SYN of a service that is watched for floods, to a destination without one, or that is only monitored.
+	PassHandshake
 
 	// NumPassReasons is the number of reasons.
 	NumPassReasons
@@ -146,6 +148,7 @@ var passNames = [NumPassReasons]string{
 	PassVerified:  "verified",
 	PassUnknown:   "unknown",
 	PassGrace:     "grace",
+	PassHandshake: "handshake",
 }
 
 // String returns the reason's word, in snake case.

@@ -41,6 +41,8 @@ type Worker struct {
 	id int
 	// expired is the tick up to which all of them are done.
 	expired tick
+	// watchedAt is the tick of the latest look at floods, which is the first worker's business.
+	watchedAt tick
 	// behind: there were more of them than one batch may take, so that the next must not wait for packets.
 	behind bool
 
@@ -130,6 +132,7 @@ func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 	}
 	w.carryOut()
 	w.expire()
+	w.watch()
 	w.out.flush()
 	return n, w.out.err
 }

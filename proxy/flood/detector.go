@@ -176,6 +176,18 @@ func (d *Detector) Finished(w *Watch, to *Destination, flow uint64, now time.Dur
 	}
 }
 
+// Engaged says whether a destination is engaged.
+func (d *Detector) Engaged(w *Watch, to *Destination) bool {
+	if w.engaged.Load() {
+		return true
+	}
+	s := &d.destinations.sets[d.destinations.at(to)]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.find(w, to)
+	return p != nil && p.engaged
+}
+
 // Refused notes that a handshake is half-open no longer.
 func (d *Detector) Refused(flow uint64) {
 	if r, ok := d.halfOpen.remove(flow); ok {

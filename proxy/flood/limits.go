@@ -1,6 +1,9 @@
 package flood
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Limits say when a destination is engaged. 0 for either number means that it is learned.
 type Limits struct {
@@ -71,4 +74,17 @@ func (l limits) spread(total uint32) limits {
 
 func learnedLimits(usual uint32) limits {
 	return limits{halfOpen: halfOpenFactor * min(usual, MaxHalfOpen), synRate: rateFactor * min(usual, MaxSYNRate)}
+}
+
+// Validate says what is wrong with the limits.
+func (l Limits) Validate() error {
+	switch {
+	case l.HalfOpen < 0 || l.HalfOpen > MaxHalfOpen:
+		return fmt.Errorf("half-open limit %d: use 1 to %d, or 0 to learn it", l.HalfOpen, MaxHalfOpen)
+	case l.SYNRate < 0 || l.SYNRate > MaxSYNRate:
+		return fmt.Errorf("SYN rate limit %d: use 1 to %d, or 0 to learn it", l.SYNRate, MaxSYNRate)
+	case l.Hold < MinHold || l.Hold > MaxHold:
+		return fmt.Errorf("hold time %s: use %s to %s", l.Hold, MinHold, MaxHold)
+	}
+	return nil
 }
