@@ -183,7 +183,7 @@ func (c checker) mode(key string, t text, otherwise proxy.Mode) proxy.Mode {
 		return otherwise
 	}
 	m, err := proxy.ParseMode(string(t))
-	if err != nil {
+	if err != nil || m != proxy.ModeAlways && m != proxy.ModeOff { // the others can't be configured yet
 		c.report(key, "%s is not a mode: use always or off", shown(t))
 		return otherwise
 	}
