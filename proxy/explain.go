@@ -60,10 +60,10 @@ func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanatio
 
 // explainProtected is about a SYN to a service that is protected, in the order of Worker.checkedSYN.
 func (p *Proxy) explainProtected(e *Explanation, policy *policy, svc *service, src, dst *stack.Addr, port uint16, at instant) {
-	var state servers.State
-	e.Promise, _, state = p.promise(svc, dst, port, at.unix)
+	promise := p.promise(svc, dst, port, at.unix)
+	e.Promise = promise.Options
 	e.Promise.MSS = svc.mss(!dst.Is4(), e.Promise.MSS)
-	e.Window = svc.firstWindow(p.early)
+	e.Window = svc.firstWindow(p.early, promise.window)
 	listed := svc.lists.of(src)
 	place, _ := policy.places.Lookup(src.Netip())
 	switch {
@@ -78,7 +78,7 @@ func (p *Proxy) explainProtected(e *Explanation, policy *policy, svc *service, s
 	case place == nowhere:
 		e.Verdict, e.Drop = VerdictDrop, DropNoSource
 	default:
-		e.Verdict, e.Drop = svc.ClosedPorts.refusal(state)
+		e.Verdict, e.Drop = svc.ClosedPorts.refusal(promise.state)
 	}
 }
 

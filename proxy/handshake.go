@@ -27,8 +27,8 @@ const (
 // those of the client that the service promises, so that the SYN-ACK is never larger than the SYN plus padding.
 func (w *Worker) answer(svc *service) {
 	p := &w.pkt
-	promise, _, state := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
-	if w.refuse(svc, state) {
+	promise := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
+	if w.refuse(svc, promise.state) {
 		return
 	}
 	offer := &p.Options
@@ -42,7 +42,7 @@ func (w *Worker) answer(svc *service) {
 		Src: p.Dst, Dst: p.Src, SrcPort: p.DstPort, DstPort: p.SrcPort,
 		Ack:           p.Seq + 1, // data on the SYN is not acknowledged: the client sends it again
 		Flags:         flagSYN | flagACK,
-		Window:        svc.firstWindow(w.proxy.early),
+		Window:        svc.firstWindow(w.proxy.early, promise.window),
 		WScale:        WScaleNone,
 		SACKPermitted: offer.SACKPermitted && promise.SACK,
 	}
@@ -94,8 +94,8 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 		Seq: uint32(p.Seq), Ack: uint32(p.Ack),
 		Timestamps: p.Options.Timestamps, TSEcr: p.Options.TSEcr,
 	}
-	promise, before, _ := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
-	told := [4]uint8{promise.WScale, before, promise.WScale, promise.WScale}
+	promise := w.proxy.promise(svc, &p.Dst, p.DstPort, w.now.unix)
+	told := [4]uint8{promise.WScale, promise.before, promise.WScale, promise.WScale}
 	if w.now.tick < svc.told.until {
 		told[2], told[3] = w.formerlyTold(svc, &p.Dst, p.DstPort)
 	}

@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy"
 	"levee/proxy/proxytest"
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -353,7 +354,7 @@ func TestFirstWindow(t *testing.T) {
 		s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
 		r := &rawServer{Peer: s.Peer(v.serverAddr().Addr(), true), s: s}
 		for i, step := range []struct{ server, least, most uint16 }{
-			{65160, 16384, 16384}, {65160, 19000, 20000}, {4000, 22000, 23000}, {0, 4000, 4000}, {60000, 0, 0}, {60000, 3750, 3750},
+			{65160, 16384, 16384}, {65160, 65160, 65160}, {4000, 65160, 65160}, {0, 4000, 4000}, {60000, 0, 0}, {60000, 3750, 3750},
 		} {
 			if got := firstWindow(s, uint16(100+i)); got < step.least || got > step.most {
 				t.Errorf("step %d: window %d, not %d to %d", i, got, step.least, step.most)
@@ -368,6 +369,26 @@ func TestFirstWindow(t *testing.T) {
 			r.Send(&p, nil)
 			s.Advance(20 * time.Millisecond)
 			r.Take()
+		}
+	})
+	t.Run("each its own", func(t *testing.T) {
+		cfg := early(v)
+		cfg.Proxy.Services[0].EarlyData = proxy.MaxEarlyData
+		cfg.Proxy.Servers = servers.New(servers.Config{Capacity: 64, WScale: proxy.DefaultWScale})
+		s := newSession(t, v, cfg)
+		teach := func(port, window uint16) {
+			k := servers.Key{Addr: stack.AddrFrom(v.serverAddr().Addr()), Port: port}
+			a := servers.Answer{Asked: servers.All, MSS: 1460, WScale: 7, Window: window}
+			cfg.Proxy.Servers.Answered(&k, s.Clock.Now().Unix(), &a, servers.Probe)
+		}
+		teach(serverPort, 30000)
+		teach(serverPort+1, 60000) // another one's is nobody's business
+		if got := firstWindow(s, 1); got != 30000 {
+			t.Errorf("window %d, not the server's", got)
+		}
+		s.Advance(25 * time.Hour) // nothing is known any more
+		if got := firstWindow(s, 2); got != proxy.DefaultEarlyData {
+			t.Errorf("window %d when it is forgotten", got)
 		}
 	})
 }

@@ -40,14 +40,29 @@ func ParseClosedPorts(s string) (ClosedPorts, bool) {
 	return 0, false
 }
 
-// promise is what clients of a server are told: the options of its service, and in place of those that are learned what
-// is known. The second window scale is one that may have been told a short while ago instead.
-func (p *Proxy) promise(svc *service, addr *stack.Addr, port uint16, unix int64) (o Options, before uint8, state servers.State) {
-	o, before = svc.Options, svc.Options.WScale
-	if o.Learn == 0 && svc.ClosedPorts == ClosedAccept {
-		return o, before, servers.Unknown
+// promise is what the clients of a server are told.
+type promise struct {
+	// Options are those of its service, and in place of those that are learned what is known.
+	Options
+	// before is a window scale that may have been told a short while ago instead.
+	before uint8
+	// window, in bytes, is about what the server begins with.
+	window uint16
+	// state says whether it answers at all.
+	state servers.State
+}
+
+// promise looks up what is known of a server at a Unix time.
+func (p *Proxy) promise(svc *service, addr *stack.Addr, port uint16, unix int64) promise {
+	o := promise{Options: svc.Options, before: svc.Options.WScale, window: uint16(svc.state.serverWindow.Load())}
+	if o.Learn == 0 && svc.ClosedPorts == ClosedAccept && svc.EarlyData == 0 {
+		return o
 	}
 	known := p.servers.Find(&servers.Key{Addr: *addr, Port: port}, unix)
+	o.state = known.State
+	if known.Knows != 0 {
+		o.window = known.Window
+	}
 	learned := func(f servers.Features, promised *bool) {
 		if (o.Learn & known.Knows).Has(f) {
 			*promised = known.Does.Has(f)
@@ -57,14 +72,14 @@ func (p *Proxy) promise(svc *service, addr *stack.Addr, port uint16, unix int64)
 	learned(servers.Timestamps, &o.Timestamps)
 	learned(servers.ECN, &o.ECN)
 	if o.Learn.Has(servers.WScale) {
-		o.WScale, before = known.Told, known.Before
+		o.WScale, o.before = known.Told, known.Before
 	}
 	if (o.Learn & known.Knows).Has(servers.MSS) {
 		if o.MSS = known.MSS; o.MSS == 0 {
 			o.MSS = unsaidMSS(!addr.Is4())
 		}
 	}
-	return o, before, known.State
+	return o
 }
 
 // unsaidMSS is the MSS of a host that doesn't say.

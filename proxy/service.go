@@ -84,7 +84,7 @@ type serviceState struct {
 	gate cookie.Gate
 	// bypassed bounds the SYNs that go to the servers as they are.
 	bypassed bucket
-	// serverWindow is about the smallest window, in bytes, with which its servers begin (see learnWindow).
+	// serverWindow is about the smallest window, in bytes, with which its servers begin: for those of which nothing is known.
 	serverWindow atomic.Uint32
 	// watch is what is known of floods.
 	watch *flood.Watch
@@ -131,23 +131,19 @@ func (s *service) mss(v6 bool, promised uint16) uint16 {
 	return most
 }
 
-// firstWindow is the window, in bytes, that a SYN-ACK tells a client: what it may send before the server has answered. 0 makes the client
-// wait for the server's own, as does a pool that fills up.
-func (s *service) firstWindow(pool *earlyPool) uint16 {
+// firstWindow is the window, in bytes, that a SYN-ACK tells a client: what it may send before the server, which begins with another one, has
+// answered. 0 makes the client wait for the server's own, as does a pool that fills up.
+func (s *service) firstWindow(pool *earlyPool, server uint16) uint16 {
 	if s.EarlyData == 0 || !pool.inviting() {
 		return 0
 	}
-	return uint16(min(uint32(s.EarlyData), s.state.serverWindow.Load()))
+	return uint16(min(s.EarlyData, int(server)))
 }
 
-// learnWindow learns from the window of a server's SYN-ACK. A client must not be told more than the server will take: for
-// what is beyond it would wait in vain. A smaller window counts at once, a larger one little by little.
+// learnWindow learns from the window of a SYN-ACK of one of its servers.
 func (s *serviceState) learnWindow(window uint16) {
-	w, known := uint32(window), s.serverWindow.Load()
-	switch {
-	case w < known:
-		s.serverWindow.Store(w)
-	case w > known:
-		s.serverWindow.Store(known + (w-known+15)/16)
+	known := uint16(s.serverWindow.Load())
+	if next := servers.NextWindow(known, window); next != known {
+		s.serverWindow.Store(uint32(next))
 	}
 }

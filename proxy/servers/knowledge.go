@@ -108,11 +108,22 @@ type Known struct {
 	State State
 	// Knows is what there is an answer about, Does what the answer was.
 	Knows, Does Features
-	// MSS, if known: in bytes, 0 for a server that doesn't say. Window of its last SYN-ACK in bytes.
-	MSS, Window uint16
+	// MSS, if known: in bytes, 0 for a server that doesn't say.
+	MSS uint16
+	// Window is about the smallest, in bytes, with which it begins (see NextWindow). It means something if anything is known.
+	Window uint16
 	// Told is the window scale to promise clients for the server's, if known, and Before the one that was promised until a
 	// short while ago: an answer to it may still come. They differ from what the server does while that changes often.
 	Told, Before uint8
+}
+
+// NextWindow is the first window, in bytes, to count on when a SYN-ACK has shown another one. What a client is told too much waits in vain,
+// so that a smaller one counts at once, a larger one little by little.
+func NextWindow(known, shown uint16) uint16 {
+	if shown <= known {
+		return shown
+	}
+	return known + uint16((int(shown)-int(known)+15)/16)
 }
 
 // Info is one server for people.

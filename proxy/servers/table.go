@@ -166,10 +166,10 @@ func (t *Table) Answered(k *Key, now int64, a *Answer, from Source) (probe bool)
 		r = s.make(k, tag, at, true)
 	}
 	if !r.fresh(at) {
-		*r = record{key: r.key, told: t.cfg.WScale, asked: r.asked, failed: r.failed}
+		*r = record{key: r.key, told: t.cfg.WScale, window: a.Window, asked: r.asked, failed: r.failed}
 	}
 	r.state, r.source, r.answered, r.suspected = Alive, from, at, 0
-	r.mss, r.window = a.MSS, a.Window
+	r.mss, r.window = a.MSS, NextWindow(r.window, a.Window)
 	asked, does := a.Asked|MSS, a.Does&^MSS
 	if a.MSS != 0 {
 		does |= MSS

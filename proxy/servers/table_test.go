@@ -93,7 +93,7 @@ func TestRefusals(t *testing.T) {
 // What was not asked for is not learned, and what is learned replaces what was.
 func TestFeatures(t *testing.T) {
 	tb, k := table(true), key(1)
-	tb.Answered(&k, t0, &Answer{Asked: SACK, Does: SACK, MSS: 536}, Traffic)
+	tb.Answered(&k, t0, &Answer{Asked: SACK, Does: SACK, MSS: 536, Window: 65160}, Traffic)
 	if got := tb.Find(&k, t0); got.Knows != MSS|SACK || !got.Does.Has(SACK) || got.MSS != 536 || got.Told != 7 {
 		t.Errorf("got %+v", got)
 	}
@@ -114,6 +114,24 @@ func TestFeatures(t *testing.T) {
 	tb.Answered(&k, t0+2+denied, &linux, Probe)
 	if got := tb.Find(&k, t0+2+denied); got.Does != All {
 		t.Errorf("long after a wrong promise %+v", got)
+	}
+}
+
+// A smaller first window counts at once, a larger one little by little; the first of all, and the first after a day, as it is.
+func TestWindows(t *testing.T) {
+	tb, k := table(true), key(1)
+	for i, step := range []struct {
+		at          int64
+		shown, want uint16
+	}{
+		{0, 60000, 60000}, {1, 4000, 4000}, {2, 4016, 4001}, {3, 60000, 7501}, {4, 0, 0}, {5, 65535, 4096}, {5 + keep, 65535, 65535}, {6 + keep, 65535, 65535},
+	} {
+		a := linux
+		a.Window = step.shown
+		tb.Answered(&k, t0+step.at, &a, Traffic)
+		if got := tb.Find(&k, t0+step.at).Window; got != step.want {
+			t.Errorf("step %d: %d, not %d", i, got, step.want)
+		}
 	}
 }
 
