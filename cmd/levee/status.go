@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"levee/cmd/levee/control"
+	"levee/proxy"
 	"levee/tunnel"
 )
 
@@ -76,6 +77,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 	case k.Why != "":
 		fmt.Fprintf(&b, "       end with the daemon: %s\n", clip(k.Why, columns-len("       end with the daemon: ")))
 	}
+	writeEarly(&b, s)
 	b.WriteByte('\n')
 
 	const row = "%-20s %-8s %12s %12s %12s %11s\n"
@@ -107,6 +109,19 @@ func writeFloods(b *bytes.Buffer, services []control.Service) {
 				clip(v.Name, 20), age(v.FloodSeconds), v.Rates.Syn, v.Rates.CookieValid, v.Rates.Opened, v.Rates.Failed))
 		}
 	}
+}
+
+// writeEarly says how full the pool of early data is and what became of segments that it was to hold, if there is one.
+func writeEarly(b *bytes.Buffer, s control.Status) {
+	if s.EarlyData.Size == 0 {
+		return
+	}
+	var held uint64
+	for _, v := range s.Services {
+		held += v.EarlyHeld
+	}
+	fmt.Fprintf(b, "early  %d of %d KiB in use\n       %d segments were held, %d found no room\n",
+		(s.EarlyData.Used+1023)>>10, s.EarlyData.Size>>10, held, s.Drops[proxy.DropEarlyFull.String()])
 }
 
 // writeCounts lists what is not 0, the most first, in lines of at most columns.

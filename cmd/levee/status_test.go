@@ -21,7 +21,8 @@ func TestStatusText(t *testing.T) {
 			Version: "v1.2.3", UptimeSeconds: 7384, Ready: true,
 			Configuration: control.Configuration{LastReloadSuccessful: true},
 			Flows:         control.Flows{Open: 12, Opening: 3, Closing: 2, Remembered: 40, Capacity: 1048576},
-			Services:      []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
+			EarlyData:     control.EarlyData{Used: 512, Size: 64 << 20},
+			Services:      []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, EarlyHeld: 1100, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
 			Drops:         map[string]uint64{"cookie_invalid": 4, "land": 0},
 			Passed:        map[string]uint64{"mode_off": 0},
 			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
@@ -32,6 +33,8 @@ tun    tun0, 4 queues, offload csum,tso4,tso6,ecn
        steering ebpf; lost to full queues: 12 first SYNs, 4 repeated, 3 others
 flows  12 open, 3 opening, 2 closing, 40 remembered
        of 1048576 at most
+early  1 of 65536 KiB in use
+       1100 segments were held, 0 found no room
 
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 web                  always           1200         1190            4          17
@@ -45,12 +48,13 @@ passed none
 			Version: "v10.20.30-rc1", UptimeSeconds: 31536000,
 			Configuration: control.Configuration{LoadedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 				LastError: "/etc/levee/levee.yaml: services[0].ports: \"http\": use numbers, 1 to 65535, or ranges"},
-			Flows: control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
+			Flows:     control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
+			EarlyData: control.EarlyData{Used: 1 << 30, Size: 1 << 30},
 			Services: []control.Service{{Name: strings.Repeat("a-long-name-", 5), Mode: "always",
-				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, Flows: 67108864,
-				FloodSeconds: 754, Rates: control.Rates{Syn: 1234567.8, CookieValid: 120.4, Opened: 118.2, Failed: 2.2}}},
+				SynReceived: most, CookieValid: most / 1000, CookieInvalid: 99999999999, EarlyHeld: most - 1, Flows: 67108864,
+				FloodSeconds: 754, Rates: control.Rates{Syn: 1234567.8, CookieValid: 120.4, Opened: 118.2, Failed: 2.2}}, {EarlyHeld: 1}},
 			Drops: map[string]uint64{"truncated": most, "bad_ip": most, "bad_tcp": most, "bad_options": 12345678901, "bad_flags": 123456789,
-				"bad_checksum": 1, "land": 2, "fragment": 3, "cookie_invalid": most, "no_flow": 10, "replay": 11, "opening": 12, "table_full": 13, "bad_ack": 14},
+				"bad_checksum": 1, "land": 2, "fragment": 3, "cookie_invalid": most, "no_flow": 10, "replay": 11, "opening": 12, "early_full": 12, "table_full": 13, "bad_ack": 14},
 			Passed: map[string]uint64{"no_service": 5},
 			TUN: control.TUN{Name: "a23456789012345", Queues: 1, Offload: "none", RxDrops: 5, TxDrops: most,
 				Steering: "none: load a BPF program: operation not permitted, which is a long story to tell here"},
@@ -62,16 +66,20 @@ tun    a23456789012345, 1 queue, offload none
        steering none: load a BPF program: operation not permitted, which is a l~
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
        of 67108864 at most; 4611686018427387904 forgotten before their time
+early  1048576 of 1048576 KiB in use
+       18446744073709551615 segments were held, 12 found no room
 
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 a-long-name-a-long-~ always      18446744T 18446744073M  99999999999    67108864
+                                         0            0            0           0
 FLOOD      a-long-name-a-long-~, for 12m34s: 1234568 SYNs a second, 120 clients
            a second return their cookie, 118 are connected, 2 fail at the server
 
 drops  bad_ip 18446744073709551615, bad_tcp 18446744073709551615,
        cookie_invalid 18446744073709551615, truncated 18446744073709551615,
        bad_options 12345678901, bad_flags 123456789, bad_ack 14, table_full 13,
-       opening 12, replay 11, no_flow 10, fragment 3, land 2, bad_checksum 1
+       early_full 12, opening 12, replay 11, no_flow 10, fragment 3, land 2,
+       bad_checksum 1
 passed no_service 5
 tun drops 18446744073709551615 for levee, 5 from levee
 `},
