@@ -113,11 +113,11 @@ func ways(client, server *net.TCPConn) []way {
 // transfer moves the first size bytes of the lab's pattern and compares them. The error of one that isn't done within limit says how far it
 // came.
 func transfer(from, to *net.TCPConn, size int, limit time.Duration) (time.Duration, error) {
+	want, got := make([]byte, size), make([]byte, size)
+	_, _ = io.ReadFull(lab.Pattern(), want)
 	began := time.Now()
 	_ = from.SetWriteDeadline(began.Add(limit))
 	_ = to.SetReadDeadline(began.Add(limit))
-	want, got := make([]byte, size), make([]byte, size)
-	_, _ = io.ReadFull(lab.Pattern(), want)
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)

@@ -44,10 +44,10 @@ var kinds = []kind{
 	{"nothing", map[string]string{"tcp_ecn": "0", "tcp_timestamps": "0", "tcp_sack": "0", "tcp_window_scaling": "0"}, 536, 0},
 }
 
-// mixedLab has a server of each kind, all on links for jumbo frames.
-func mixedLab(t *testing.T) *lab.Lab {
+// mixedLab has a server of each kind, all on links for jumbo frames, and its client so far away in each direction.
+func mixedLab(t *testing.T, away time.Duration) *lab.Lab {
 	t.Helper()
-	l := labtest.New(t, lab.Config{Servers: len(kinds)})
+	l := labtest.New(t, lab.Config{Servers: len(kinds), ClientDelays: []time.Duration{away}})
 	set := func(h *lab.Host, sysctls map[string]string) {
 		t.Helper()
 		if err := h.Link.SetMTU(9000); err != nil {
@@ -160,10 +160,24 @@ func knownServers(t *testing.T, lv *lab.Levee) map[netip.AddrPort]learned {
 	return known
 }
 
+// awaitLearned waits until levee knows all that a probe finds out about a server.
+func awaitLearned(t *testing.T, lv *lab.Levee, addr netip.AddrPort) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		known := knownServers(t, lv)
+		if k, ok := known[addr]; ok && k.Timestamps != nil && k.ECN != nil && k.State == "alive" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("of %v levee knows %+v, in all %+v", addr, known[addr], known)
+		}
+	}
+}
+
 // TestNothingToConfigure compares connections to servers of many kinds with what the same hosts agree on without levee. No option is
 // configured: levee finds out by the first connection to each and by a probe.
 func TestNothingToConfigure(t *testing.T) {
-	l := mixedLab(t)
+	l := mixedLab(t, 0)
 	client := l.Clients[0]
 	type end struct {
 		kind int
@@ -201,18 +215,7 @@ func TestNothingToConfigure(t *testing.T) {
 			t.Errorf("%s: timestamps are promised for an unknown server: %s", kinds[e.kind].name, got)
 		}
 	})
-	deadline := time.Now().Add(30 * time.Second)
-	each(func(e end, addr netip.AddrPort) {
-		for {
-			if k, ok := knownServers(t, lv)[addr]; ok && k.Timestamps != nil && k.ECN != nil && k.State == "alive" {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: levee knows %+v", kinds[e.kind].name, knownServers(t, lv))
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-	})
+	each(func(_ end, addr netip.AddrPort) { awaitLearned(t, lv, addr) })
 	each(func(e end, _ netip.AddrPort) {
 		name := kinds[e.kind].name
 		c, s := meet(t, client, listeners[e])
