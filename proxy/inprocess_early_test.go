@@ -216,6 +216,80 @@ func TestEarlyRelease(t *testing.T) {
 	}
 }
 
+// What only one segment says, an urgent pointer or a congestion mark, stays with its bytes; and so much held data as no packet has room
+// for goes in more than one.
+func TestEarlyReleaseKeepsApart(t *testing.T) {
+	type got struct {
+		at, n  int
+		class  uint8
+		flags  header.TCPFlags
+		urgent uint16
+	}
+	for _, test := range []struct {
+		name string
+		send func(c *rawClient)
+		want []got
+	}{
+		{"a congestion mark", func(c *rawClient) {
+			for i, class := range []uint8{2, 3, 2} {
+				p := c.segment(100 * i)
+				p.TrafficClass = class
+				c.Send(&p, data(1, 100))
+			}
+		}, []got{{0, 100, 2, 0, 0}, {100, 100, 3, 0, 0}, {200, 100, 2, 0, 0}}},
+		{"an urgent pointer", func(c *rawClient) {
+			for i, urgent := range []uint16{0, 60, 0} {
+				p := c.segment(100 * i)
+				if urgent != 0 {
+					p.Flags |= header.TCPFlagUrg
+					p.Urgent = urgent
+				}
+				c.Send(&p, data(1, 100))
+			}
+		}, []got{{0, 100, 0, 0, 0}, {100, 100, 0, header.TCPFlagUrg, 60}, {200, 100, 0, 0, 0}}},
+		{"an urgent pointer of a probe below the window", func(c *rawClient) {
+			p := c.segment(-1)
+			p.Flags |= header.TCPFlagUrg
+			p.Urgent = 5
+			c.Send(&p, data(1, 11))
+		}, []got{{0, 10, 0, header.TCPFlagUrg, 4}}},
+		{"a keep-alive with a byte that is not new", func(c *rawClient) {
+			p := c.segment(-1)
+			p.Flags |= fin
+			c.Send(&p, data(1, 1))
+		}, []got{{0, 0, 0, fin, 0}}},
+		{"more than a packet", func(c *rawClient) {
+			for i := range 50 {
+				p := c.segment(1000 * i)
+				c.Send(&p, data(1, 1000))
+			}
+		}, []got{{0, 32500, 0, 0, 0}, {32500, 17500, 0, 0, 0}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			v := variant{}
+			cfg := early(v)
+			cfg.Proxy.Services[0].EarlyData = proxy.MaxEarlyData
+			s, c, r := rawPair(t, v, cfg, nil)
+			test.send(c)
+			s.Advance(20 * time.Millisecond)
+			a := r.segment(synAck)
+			a.MSS, a.WScale, a.Window = 1460, stack.WScaleNone, 65535
+			r.Send(&a, nil)
+			s.Advance(20 * time.Millisecond)
+			var released []got
+			for _, p := range r.Take()[1:] {
+				tcp := p.TCP.IP[p.TCP.L4:]
+				released = append(released, got{
+					int(int32(p.TCP.Seq - r.syn.Seq - 1)), p.TCP.PayloadLen, p.TCP.TrafficClass(), p.TCP.Flags &^ (ack | psh), uint16(tcp[18])<<8 | uint16(tcp[19]),
+				})
+			}
+			if !slices.Equal(released, test.want) {
+				t.Errorf("the server gets %v, not %v", released, test.want)
+			}
+		})
+	}
+}
+
 // However a connection ends while its server has not answered, nothing of it stays in the pool.
 func TestEarlyDataIsFreed(t *testing.T) {
 	request := data(1, 3000)

@@ -310,6 +310,34 @@ func TestWrongPromise(t *testing.T) {
 	}
 }
 
+// What a client doesn't offer, its server can't show: its silence about that teaches nothing.
+func TestPoorClientTeachesNothing(t *testing.T) {
+	v := variant{}
+	cfg, table := learning(v, false)
+	s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
+	c, r := newRawClient(s), &rawServer{Peer: s.Peer(v.serverAddr().Addr(), true), s: s}
+	k := servers.Key{Addr: stack.AddrFrom(v.serverAddr().Addr()), Port: serverPort}
+	all := profile{mss: 1460, wscale: 10, ecn: true}.fromProbe()
+	table.Answered(&k, s.Clock.Now().Unix(), &all, servers.Probe)
+	before := table.Find(&k, s.Clock.Now().Unix())
+
+	syn := c.Segment(c.port, v.serverAddr(), c.isn, 0)
+	syn.SACKPermitted = false
+	c.Send(&syn, nil)
+	s.Until("SYN-ACK", soon, func() bool { return len(c.Inbox) > 0 })
+	c.cookie = c.Take()[0].TCP.Seq
+	c.acknowledge()
+	r.awaitSyn()
+	a := r.segment(synAck)
+	a.MSS, a.WScale, a.Window, a.SACKPermitted = 1460, stack.WScaleNone, 30000, false
+	r.Send(&a, nil)
+	s.Advance(20 * time.Millisecond)
+	s.wantState(proxy.StateOpen)
+	if got := table.Find(&k, s.Clock.Now().Unix()); got != before {
+		t.Errorf("known %+v, before %+v", got, before)
+	}
+}
+
 // Nodes that share their secret can't know what another has learned: they promise the scale that all do.
 func TestSharedSecretLearnsNoScale(t *testing.T) {
 	v := variant{}

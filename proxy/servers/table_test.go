@@ -72,6 +72,10 @@ func TestRefusals(t *testing.T) {
 		{"a probe of nothing known refused", true, []func(*Table) bool{failed(0, Closed)}, false, 0, Unknown},
 		{"refused for the whole time", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), refused(30, Closed)}, false, 35, Closed},
 
+		{"a second probe refused says no more", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), failed(24, Silent)}, false, 24, Closed},
+		{"answered just after a probe was not", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed), answered(2, Traffic)}, false, 2, Alive},
+		{"answered, the clock was set back", true, []func(*Table) bool{answered(1000, Traffic), answered(0, Traffic)}, true, 0, Alive},
+
 		{"without probes, answered just now", false, []func(*Table) bool{answered(0, Traffic), refused(quiet-1, Closed)}, false, quiet - 1, Alive},
 		{"without probes, quiet", false, []func(*Table) bool{answered(0, Traffic), refused(quiet, Closed)}, false, quiet, Closed},
 	} {
@@ -114,6 +118,12 @@ func TestFeatures(t *testing.T) {
 	tb.Answered(&k, t0+2+denied, &linux, Probe)
 	if got := tb.Find(&k, t0+2+denied); got.Does != All {
 		t.Errorf("long after a wrong promise %+v", got)
+	}
+	// One wrong promise doesn't take back another, but one that is over is over.
+	tb.Denied(&k, t0+2+denied, ECN)
+	tb.Denied(&k, t0+3+denied, SACK)
+	if got := tb.Find(&k, t0+3+denied); got.Does != All&^(ECN|SACK) {
+		t.Errorf("after two wrong promises %+v", got)
 	}
 }
 
@@ -160,6 +170,9 @@ func TestScales(t *testing.T) {
 	want(2*hold+keep, 7, NoWScale)
 	tb.Answered(&k, t0+2*hold+keep, scale(3), Traffic)
 	want(2*hold+keep, 3, 7)
+	// A clock that is set back doesn't make a promise eternal.
+	tb.Answered(&k, t0+hold, scale(9), Traffic)
+	want(hold, 9, 3)
 }
 
 // At any time every scale that was promised within a cookie's life is among the two that the table knows, as long as the server is.
@@ -227,6 +240,36 @@ func TestScanForgetsNothing(t *testing.T) {
 	}
 }
 
+// A full set makes room by what is missed least, not by what is oldest.
+func TestWhoMakesRoom(t *testing.T) {
+	state := func(tb *Table, i int) State { k := key(i); return tb.Find(&k, t0+20).State }
+	tb := New(Config{Capacity: ways, ClosedFor: time.Minute})
+	for i := range ways { // half of them refused, after the others answered
+		k := key(i)
+		if i < ways/2 {
+			tb.Answered(&k, t0, &linux, Traffic)
+		} else {
+			tb.Refused(&k, t0+int64(ways-i), Closed) // the last is the oldest
+		}
+	}
+	newcomer := key(100)
+	tb.Refused(&newcomer, t0+10, Closed)
+	for i, want := range []State{Alive, Alive, Alive, Alive, Closed, Closed, Closed, Unknown} {
+		if got := state(tb, i); got != want {
+			t.Errorf("after a refusal %d is %v, not %v", i, got, want)
+		}
+	}
+	for i := range ways / 2 {
+		k := key(200 + i)
+		tb.Answered(&k, t0+11, &linux, Traffic)
+	}
+	for i := range ways / 2 {
+		if state(tb, i) != Alive || state(tb, 200+i) != Alive {
+			t.Errorf("server %d or %d made room for a refusal", i, 200+i)
+		}
+	}
+}
+
 // The table against a map, as long as nothing has to be pushed out.
 func TestAgainstMap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -282,6 +325,11 @@ func TestFile(t *testing.T) {
 	if n, err := again.Load(bytes.NewReader(text.Bytes()), t0+keep+2); n != 2 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
+	// What is from the future has no age.
+	again = table(true)
+	if n, err := again.Load(bytes.NewReader(text.Bytes()), t0+1); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
 }
 
 func TestBadFiles(t *testing.T) {
@@ -310,6 +358,7 @@ func TestBadFiles(t *testing.T) {
 		"feature":         replace(`"knows":"mss,`, `"knows":"mms,`),
 		"does unknown":    replace(`"knows":"mss,`, `"knows":"`),
 		"source":          replace(`"probe"`, `"rumour"`),
+		"probed later":    replace(fmt.Sprintf(`"probed":%d`, t0), fmt.Sprintf(`"probed":%d`, t0+1)),
 		"never answered":  replace(fmt.Sprintf(`"answered":%d`, t0), `"answered":0`),
 		"no JSON":         "\x00\x01",
 	} {
@@ -320,6 +369,18 @@ func TestBadFiles(t *testing.T) {
 		if tb.Counts(t0) != [NumStates]int{} {
 			t.Errorf("%s: something was believed", name)
 		}
+	}
+}
+
+// A server that is in a file twice is in the table once.
+func TestTwiceInFile(t *testing.T) {
+	one := fmt.Sprintf(`{"server":"192.0.2.0:2","knows":"mss","does":"mss","mss":%%d,"wscale":15,"window":1,"source":"probe","answered":%d,"probed":1}`, t0)
+	tb, k := table(true), key(1)
+	if _, err := tb.Load(strings.NewReader(fmt.Sprintf(`{"version":1,"servers":[`+one+","+one+`]}`, 1000, 1200)), t0); err != nil {
+		t.Fatal(err)
+	}
+	if n, got := tb.Counts(t0)[Alive], tb.Find(&k, t0); n != 1 || got.MSS != 1200 {
+		t.Errorf("%d servers, %+v", n, got)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"levee/cmd/levee/config"
 	"levee/proxy"
 	"levee/proxy/servers"
@@ -59,8 +61,10 @@ func TestServersFile(t *testing.T) {
 	k := servers.Key{Addr: stack.AddrFrom(netip.MustParseAddr("192.0.2.1")), Port: 80}
 	now := time.Now()
 	table.Answered(&k, now.Unix(), &servers.Answer{Asked: servers.All, MSS: 1460}, servers.Probe)
+	// A file that would do, if it weren't behind a link.
 	precious := filepath.Join(dir, "precious")
-	if err := os.WriteFile(precious, []byte("precious"), 0o600); err != nil {
+	const text = `{"version":1,"servers":[]}`
+	if err := os.WriteFile(precious, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(precious, path); err != nil {
@@ -76,7 +80,7 @@ func TestServersFile(t *testing.T) {
 	if len(failures) != 0 {
 		t.Fatal(failures)
 	}
-	if b, err := os.ReadFile(precious); err != nil || string(b) != "precious" {
+	if b, err := os.ReadFile(precious); err != nil || string(b) != text {
 		t.Errorf("the link's target holds %q, %v", b, err)
 	}
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
@@ -95,5 +99,26 @@ func TestServersFile(t *testing.T) {
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 2 {
 		t.Errorf("left behind: %v, %v", files, err)
+	}
+}
+
+// Whatever lies where the file should be doesn't stop the start.
+func TestPipeForAFile(t *testing.T) {
+	path := serversFile(t.TempDir())
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan error, 1)
+	go func() {
+		_, err := loadServers(path, servers.New(servers.Config{Capacity: 8}), time.Now())
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		if err == nil {
+			t.Error("a pipe was read")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for somebody to write into a pipe")
 	}
 }
