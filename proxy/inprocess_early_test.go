@@ -290,6 +290,24 @@ func TestEarlyReleaseKeepsApart(t *testing.T) {
 	}
 }
 
+// A server that names an MSS with no room for payload gets small segments, and no harm comes of it.
+func TestEarlyReleaseTinyMSS(t *testing.T) {
+	for _, timestamps := range []bool{false, true} {
+		v := variant{timestamps: timestamps}
+		s, c, r := rawPair(t, v, early(v), nil)
+		c.send(0, data(1, 200))
+		s.Advance(20 * time.Millisecond)
+		a := r.segment(synAck)
+		a.MSS, a.Window = 1, 65535
+		r.Send(&a, nil)
+		s.Advance(20 * time.Millisecond)
+		in := r.Take()
+		if len(in) != 2 || in[1].TCP.PayloadLen != 200 || stack.DecodeVirtio(in[1].Frame).GSOSize != 48 {
+			t.Errorf("timestamps %v: the server gets %d frames", timestamps, len(in))
+		}
+	}
+}
+
 // However a connection ends while its server has not answered, nothing of it stays in the pool.
 func TestEarlyDataIsFreed(t *testing.T) {
 	request := data(1, 3000)

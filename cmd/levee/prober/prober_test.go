@@ -105,7 +105,7 @@ func TestProbe(t *testing.T) {
 			var p *Prober
 			// New binds in the namespace of its thread; the sockets stay there. Sending asks the kernel for a route in it too.
 			got := &results{answered: map[servers.Key]servers.Answer{}, failed: map[servers.Key]servers.State{}}
-			runInGateway(t, l, &p, got, func() bool { return got.count() == want }, func() {
+			runInGateway(t, l, 100, &p, got, func() bool { return got.count() == want }, func() {
 				for _, v6 := range []bool{false, true} {
 					p.Ask(keyOf(host.AddrPort(v6, 80)))
 					p.Ask(keyOf(host.AddrPort(v6, 81)))
@@ -148,13 +148,30 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// runInGateway runs a prober in the gateway's namespace until done says so.
-func runInGateway(t *testing.T, l *lab.Lab, p **Prober, table Table, done func() bool, ask func()) {
+// However many are asked for, so many a second are sent.
+func TestRate(t *testing.T) {
+	const rate, n = 20, 20
+	l := labtest.New(t, lab.Config{})
+	var p *Prober
+	got := &results{answered: map[servers.Key]servers.Answer{}, failed: map[servers.Key]servers.State{}}
+	began := time.Now()
+	runInGateway(t, l, rate, &p, got, func() bool { return got.count() == n }, func() {
+		for i := range n {
+			p.Ask(keyOf(l.Servers[0].AddrPort(false, uint16(100+i))))
+		}
+	})
+	if took, least := time.Since(began), (n-1)*time.Second/rate; took < least {
+		t.Errorf("%d probes took %v, not %v", n, took, least)
+	}
+}
+
+// runInGateway runs a prober of so many probes a second in the gateway's namespace until done says so.
+func runInGateway(t *testing.T, l *lab.Lab, rate int, p **Prober, table Table, done func() bool, ask func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	err := l.Gateway.Do(func() (err error) {
-		if *p, err = New(100); err != nil {
+		if *p, err = New(rate); err != nil {
 			return err
 		}
 		ask()
