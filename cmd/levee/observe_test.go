@@ -191,7 +191,7 @@ func TestCapture(t *testing.T) {
 		"192.0.2.10\t0x0002\tlevee: answer, service web\n":               written,
 		"192.0.2.10\t0x0010\tlevee: open, service web\n":                 written,
 		"192.0.2.10,198.51.100.10\t0x0012\tlevee: splice, service web\n": written,
-		"192.0.2.10\t0x0003\tlevee: drop bad_flags, service web\n":  piped,
+		"192.0.2.10\t0x0003\tlevee: drop bad_flags, service web\n":       piped,
 	} {
 		tshark := exec.CommandContext(t.Context(), "tshark", "-r", "-", "-T", "fields", "-e", "ip.addr", "-e", "tcp.flags", "-e", "frame.comment")
 		tshark.Stdin = bytes.NewReader(file)
