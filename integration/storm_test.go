@@ -131,9 +131,14 @@ func TestStormTeachesNothing(t *testing.T) {
 		tuple := func(c net.Conn) [2]netip.AddrPort {
 			return [2]netip.AddrPort{c.LocalAddr().(*net.TCPAddr).AddrPort(), c.RemoteAddr().(*net.TCPAddr).AddrPort()}
 		}
-		sendRaw(t, client, storm(size, [][2]netip.AddrPort{tuple(established), tuple(opening)}, client.Link.Gateway.Addr(v6)))
+		// No kernel takes a packet from an address of its own, as the gateway's would be.
+		router := tuple(opening)[0].Addr().Next()
+		sendRaw(t, client, storm(size, [][2]netip.AddrPort{tuple(established), tuple(opening)}, router))
 		if n := receivedFrames(t, lv) - packets; n < size/4 {
 			t.Errorf("only %d packets of the storm have come to levee", n)
+		}
+		if n := icmpDrops(t, lv); n < size/8 {
+			t.Errorf("levee has dropped only %d errors", n)
 		}
 		if after := knownServers(t, lv); !maps.EqualFunc(before, after, func(a, b learned) bool { return reflect.DeepEqual(a, b) }) {
 			for addr := range after {
@@ -167,4 +172,14 @@ func receivedFrames(t *testing.T, lv *lab.Levee) (n uint64) {
 		n += w.Received
 	}
 	return n
+}
+
+// icmpDrops is how many ICMP errors levee has dropped.
+func icmpDrops(t *testing.T, lv *lab.Levee) uint64 {
+	t.Helper()
+	status, err := lv.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status.Drops["icmp"]
 }
