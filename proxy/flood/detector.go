@@ -20,6 +20,8 @@ type Detector struct {
 	mu      sync.Mutex
 	watches []*Watch
 	floods  floods
+	// used: a service has been watched, so that there may be something to look after.
+	used bool
 }
 
 // New makes a Detector that watches nothing. It takes about 2 MB.
@@ -97,6 +99,7 @@ func (d *Detector) Use(services []Service) {
 	for _, w := range d.watches {
 		w.active = false
 	}
+	d.used = d.used || len(services) > 0
 	for _, s := range services {
 		w := s.Watch
 		w.active, w.configured, w.monitored = true, s.Limits, s.Monitored
@@ -199,6 +202,9 @@ func (d *Detector) Refused(flow uint64) {
 func (d *Detector) Tick(now time.Duration, unix int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.used {
+		return // there is nothing to sweep
+	}
 	d.halfOpen.sweep(secondOf(now), d.ended)
 	for _, w := range d.watches {
 		w.now = scene{}
