@@ -114,9 +114,9 @@ type levee struct {
 }
 
 // leveeConfig protects all servers of the lab, which do timestamps. capacity is in flows. The lab's floods come from 512 networks, real ones from
-// many more: what each of them is answered is no limit here.
+// many more: what each of them is answered is no limit here. Connections that another contender has left hanging are not taken on.
 func leveeConfig(capacity int) string {
-	return fmt.Sprintf(`flows: {capacity: %d}
+	return fmt.Sprintf(`flows: {capacity: %d, grace: 0s}
 replies: {per_network: 100000000}
 metrics: {listen: %s}
 services:

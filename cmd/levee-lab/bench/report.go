@@ -182,6 +182,7 @@ var figures = append([]figure{
 	{"ttfb-request", "ttfb", "first byte, 50 ms away, client first", "ms", 2, false},
 	{"ttfb-tls", "ttfb", "first byte, 50 ms away, TLS 1.3", "ms", 2, false},
 	{"ttfb-banner", "ttfb", "first byte, 50 ms away, server first", "ms", 2, false},
+	{"ttfb-completed", "ttfb", "completed, 50 ms away", "%", 2, false},
 	{"server-rtt", "ttfb", "round trip, gateway to server", "ms", 3, false},
 }, downloadFigures()...)
 
