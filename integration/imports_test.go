@@ -31,7 +31,7 @@ func TestImports(t *testing.T) {
 		"github.com/spf13/viper":                    {"levee/cmd/levee/config"},
 		"github.com/prometheus/client_golang":       {"levee/cmd/levee/metrics"},
 		"github.com/vishvananda/netlink":            {"levee/routes", "levee/tunnel", "levee/integration"},
-		"github.com/google/nftables":                {"levee/integration"},
+		"github.com/google/nftables":                {"levee/routes", "levee/integration"},
 		"golang.zx2c4.com/wireguard":                {"levee/tunnel"},
 		"github.com/cilium/ebpf":                    {"levee/tunnel"},
 		"github.com/dchest/siphash":                 {"levee/proxy", "levee/proxy/cookie"},

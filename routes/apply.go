@@ -61,6 +61,9 @@ func (p *Plan) change(k *kernel, live *Live, diff *Diff, state *saved) error {
 	if err := p.deleteStale(k, live); err != nil {
 		return err
 	}
+	if err := p.setExemption(live, diff); err != nil {
+		return err
+	}
 	return p.add(k, live, diff, state)
 }
 
@@ -70,6 +73,18 @@ func (p *Plan) deleteStale(k *kernel, live *Live) error {
 	_, errs := k.deleteOwnRules(fs, func(r Rule) bool { return slices.Contains(p.rules, r) })
 	_, more := k.deleteOwnRoutes(fs, live, func(r Route) bool { return slices.ContainsFunc(p.routes, r.equal) })
 	return oneError(append(errs, more...))
+}
+
+// setExemption makes the exemption from connection tracking as planned.
+func (p *Plan) setExemption(live *Live, diff *Diff) error {
+	switch {
+	case diff.NotrackMissing:
+		return p.exempt.install()
+	case diff.NotrackStale:
+		_, errs := deleteExemption(live)
+		return oneError(errs)
+	}
+	return nil
 }
 
 // add makes what the kernel lacks.
@@ -124,7 +139,11 @@ func (p *Plan) Update() error {
 		return err
 	}
 	fs := families(&live)
-	if err := p.add(k, &live, &diff, state); err != nil {
+	err = p.add(k, &live, &diff, state)
+	if err == nil {
+		err = p.setExemption(&live, &diff)
+	}
+	if err != nil {
 		_, errs := k.deleteOwnRules(fs, func(r Rule) bool { return !slices.Contains(diff.MissingRules, r) })
 		_, more := k.deleteOwnRoutes(fs, &live, func(r Route) bool { return !slices.ContainsFunc(diff.MissingRoutes, r.equal) })
 		if undo := oneError(append(errs, more...)); undo != nil {
@@ -183,6 +202,7 @@ func withdraw(k *kernel, live *Live, state *saved, path string) withdrawal {
 	fs := families(live)
 	note(k.deleteOwnRules(fs, func(Rule) bool { return false }))
 	note(k.deleteOwnRoutes(fs, live, func(Route) bool { return false }))
+	note(deleteExemption(live))
 	if state == nil {
 		return w
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	Prefixes []netip.Prefix
 	// Bypass says that packets take the main table while nobody reads from the TUN; otherwise they are dropped.
 	Bypass bool
+	// Notrack says when this traffic is exempted from connection tracking.
+	Notrack Notrack
 	// StateFile keeps the old values of sysctls while a plan is applied. Its folder has to exist.
 	// Apply and Remove need it; NewPlan, String and Diff don't.
 	StateFile string

@@ -18,10 +18,14 @@ type Diff struct {
 	StaleRoutes []Route
 	// Sysctls are values that are not the plan's.
 	Sysctls []SysctlDiff
+	// NotrackMissing: protected traffic is not exempted from connection tracking as planned; NotrackStale: there is a table of levee's that is not, or no
+	// longer, the plan's.
+	NotrackMissing, NotrackStale bool
 	// Foreign are rules and routes of somebody else's that are in the way, each with the remedy.
 	Foreign []error
 
-	up string // the command that brings the TUN up
+	up     string   // the command that brings the TUN up
+	exempt []string // those that make the exemption
 }
 
 // SysctlDiff is one sysctl that is not as planned.
@@ -34,7 +38,11 @@ type SysctlDiff struct {
 
 // Diff compares the plan with the kernel as in live.
 func (p *Plan) Diff(live Live) Diff {
-	d := Diff{Foreign: p.foreign(&live), up: p.linkUp()}
+	d := Diff{Foreign: p.foreign(&live), up: p.linkUp(), exempt: p.exempt.commands()}
+	wanted := p.wantsExemption(&live)
+	same := wanted && slices.Equal(live.Exemption, p.exempt.contents())
+	d.NotrackMissing = wanted && !same
+	d.NotrackStale = live.Exemption != nil && !live.foreignExemption && !same
 	link, ok := live.link(p.cfg.TUN)
 	d.TUNMissing, d.TUNDown = !ok, ok && !link.Up
 	for _, r := range p.rules {
@@ -69,7 +77,7 @@ func (p *Plan) Diff(live Live) Diff {
 
 // Empty says whether the kernel is as planned.
 func (d Diff) Empty() bool {
-	return !d.TUNMissing && !d.TUNDown && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
+	return !d.TUNMissing && !d.TUNDown && !d.NotrackMissing && !d.NotrackStale && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
 }
 
 // String returns one line for each difference, nothing if there is none: "!" for what is in the way, "-" for
@@ -86,6 +94,9 @@ func (d Diff) String() string {
 	for _, r := range d.StaleRoutes {
 		fmt.Fprintf(&b, "- %s\n", r.command("del"))
 	}
+	if d.NotrackStale {
+		fmt.Fprintf(&b, "- %s\n", exemptDelete)
+	}
 	for _, s := range d.Sysctls {
 		state := "is " + s.Have
 		if s.Missing {
@@ -98,6 +109,11 @@ func (d Diff) String() string {
 		fmt.Fprintf(&b, "+ %s # does not exist\n", d.up)
 	case d.TUNDown:
 		fmt.Fprintf(&b, "+ %s # is down\n", d.up)
+	}
+	if d.NotrackMissing {
+		for _, command := range d.exempt {
+			fmt.Fprintf(&b, "+ %s\n", command)
+		}
 	}
 	for _, r := range d.MissingRoutes {
 		fmt.Fprintf(&b, "+ %s\n", r.command("add"))

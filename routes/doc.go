@@ -18,4 +18,7 @@
 //
 // The rules name interfaces. An interface that comes up, or a route that moves, after the plan was
 // made is not in it.
+//
+// Where the kernel tracks connections, protected traffic is exempted in an nftables table of levee's own: each segment passes twice, with the
+// numbers of two connections.
 package routes

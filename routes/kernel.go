@@ -53,6 +53,9 @@ func (k *kernel) read(cfg *Config) (live Live, err error) {
 	if live.Links, err = k.links(); err != nil {
 		return Live{}, err
 	}
+	if err := readExemption(&live); err != nil {
+		return Live{}, err
+	}
 	for _, f := range families(&live) {
 		rules, err := k.rules(f)
 		if err != nil {

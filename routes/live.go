@@ -21,6 +21,12 @@ type Live struct {
 	// Sysctls are values without the newline, by key: the path below /proc/sys, as
 	// "net/ipv4/conf/eth0.100/rp_filter".
 	Sysctls map[string]string
+	// Tracking says that the kernel tracks connections, see the function of that name.
+	Tracking bool
+	// Exemption is the nftables table of levee's name in lines, in order; nil if there is none.
+	Exemption []string
+	// foreignExemption: there are rules in it that aren't levee's.
+	foreignExemption bool
 }
 
 const (

@@ -16,14 +16,16 @@ const routeMetric = 1024
 // Plan is the kernel state that a Config asks for. NewPlan makes it and nothing changes it after. It is
 // not safe for use by several goroutines at once.
 type Plan struct {
-	cfg      Config
-	sides    sides
-	families []Family
-	sysctls  []sysctl
-	routes   []Route
-	rules    []Rule
-	notes    []string
-	report   []string
+	cfg       Config
+	sides     sides
+	families  []Family
+	sysctls   []sysctl
+	routes    []Route
+	rules     []Rule
+	exempt    exemption
+	exempting bool // on the machine that the plan was made for
+	notes     []string
+	report    []string
 }
 
 // NewPlan works out the plan for cfg on a machine as in live. It changes nothing. An error is one line that
@@ -59,6 +61,8 @@ func NewPlan(cfg Config, live Live) (*Plan, error) {
 			len(prefixes), len(p.sides.clients), len(p.sides.servers), n, maxRules)
 	}
 	p.addSysctls(&live)
+	p.exempt = p.exemption(prefixes)
+	p.exempting = p.wantsExemption(&live)
 	if err := p.refused(&live); err != nil {
 		return nil, err
 	}
@@ -232,6 +236,9 @@ func (p *Plan) refused(live *Live) error {
 func (p *Plan) foreign(live *Live) []error {
 	var errs []error
 	cfg := &p.cfg
+	if live.foreignExemption {
+		errs = append(errs, fmt.Errorf("the nftables table \"inet %s\" is taken: it has rules that are not levee's: rename it", exemptTable))
+	}
 	last := cfg.Priority + prioritySpan - 1
 	for _, r := range live.Rules {
 		switch {

@@ -23,6 +23,12 @@ func (p *Plan) String() string {
 		}
 		b.WriteString(s.command() + "\n")
 	}
+	if p.exempting {
+		comment("Connection tracking would take each segment for two: exempt protected traffic, in both of its passes.")
+		for _, command := range p.exempt.commands() {
+			b.WriteString(command + "\n")
+		}
+	}
 	comment("Routes before rules, so that no rule leads nowhere.")
 	b.WriteString(p.linkUp() + "\n")
 	for _, r := range p.routes {

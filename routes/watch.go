@@ -57,5 +57,5 @@ func Watch(ctx context.Context, changed func()) error {
 
 // Broken says that traffic doesn't get into the TUN as planned, and that Apply can put that right.
 func (d Diff) Broken() bool {
-	return !d.TUNMissing && len(d.Foreign) == 0 && (d.TUNDown || len(d.MissingRules)+len(d.MissingRoutes) > 0)
+	return !d.TUNMissing && len(d.Foreign) == 0 && (d.TUNDown || d.NotrackMissing || d.NotrackStale || len(d.MissingRules)+len(d.MissingRoutes) > 0)
 }

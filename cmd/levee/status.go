@@ -55,6 +55,12 @@ func writeStatus(w io.Writer, s control.Status) error {
 	if s.TUN.OnFailure != "" {
 		fmt.Fprintf(&b, "       on failure %s\n", s.TUN.OnFailure)
 	}
+	switch s.TUN.Notrack {
+	case "exempt":
+		b.WriteString("       exempt from connection tracking\n")
+	case "tracked":
+		b.WriteString("       connections are TRACKED: rules that drop ct state invalid break them\n")
+	}
 	steering := s.TUN.Steering
 	if len(s.TUN.Rings) > 0 {
 		lost := map[string]uint64{}

@@ -17,7 +17,7 @@ import (
 // dumpTries bounds how often a dump that the kernel calls inconsistent is read again.
 const dumpTries = 8
 
-// Snapshot is the state of one network namespace: links, addresses, rules, the routes of all tables and the
+// Snapshot is the state of one network namespace: links, addresses, rules, the routes of all tables, nftables and the
 // sysctls below net/ipv4 and net/ipv6, one object on a line, sorted. What changes by itself is left out:
 // carrier, counters, neighbours, and whether an address is still tentative.
 type Snapshot struct{ lines []string }
@@ -65,6 +65,7 @@ func Take() (Snapshot, error) {
 		{"rules", func() ([]string, error) { return rules(h) }},
 		{"routes", func() ([]string, error) { return routes(h, names) }},
 		{"sysctls", sysctls},
+		{"nftables", nftTables},
 	} {
 		var lines []string
 		var err error

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"levee/proxy"
+	"levee/routes"
 )
 
 // DefaultFile is where every verb looks for the configuration unless told otherwise.
@@ -55,6 +56,8 @@ type Routing struct {
 	Priority int
 	// Bypass says that traffic is forwarded without levee while it doesn't run; otherwise it is dropped.
 	Bypass bool
+	// Notrack says when this traffic is exempted from connection tracking.
+	Notrack routes.Notrack
 	// ClientInterfaces and ServerInterfaces are where packets of clients and of servers
 	// come in; nil means that they are found by looking at the routes.
 	ClientInterfaces, ServerInterfaces []string

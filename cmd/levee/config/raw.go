@@ -22,6 +22,7 @@ type raw struct {
 		Table            text  `mapstructure:"table"`
 		Priority         text  `mapstructure:"priority"`
 		OnFailure        text  `mapstructure:"on_failure"`
+		Notrack          text  `mapstructure:"notrack"`
 		ClientInterfaces words `mapstructure:"client_interfaces"`
 		ServerInterfaces words `mapstructure:"server_interfaces"`
 	} `mapstructure:"routing"`
@@ -114,6 +115,7 @@ var defaults = []struct{ key, value string }{
 	{"routing.table", "7332"},
 	{"routing.priority", "7300"},
 	{"routing.on_failure", "block"},
+	{"routing.notrack", auto},
 	{"routing.client_interfaces", auto},
 	{"routing.server_interfaces", auto},
 	{"flows.capacity", "1048576"},

@@ -28,6 +28,7 @@ func (c *Config) fixed() []struct {
 		{"routing.client_interfaces", c.Routing.ClientInterfaces},
 		{"routing.server_interfaces", c.Routing.ServerInterfaces},
 		{"routing.on_failure", c.Routing.Bypass},
+		{"routing.notrack", c.Routing.Notrack},
 		{"flows.capacity", c.Flows.Capacity},
 		{"flows.early_data_memory", c.Flows.EarlyDataMemory},
 		{"learn.probe", c.Learn.Probe},

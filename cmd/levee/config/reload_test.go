@@ -10,7 +10,7 @@ import (
 func TestReloadable(t *testing.T) {
 	others := map[string]string{
 		"tun.name": "tun9", "tun.mtu": "1400", "tun.queues": "3", "tun.txqueuelen": "5000", "tun.steering": "off",
-		"routing.manage": "false", "routing.table": "77", "routing.priority": "77", "routing.client_interfaces": "eth7", "routing.server_interfaces": "eth8", "routing.on_failure": "bypass",
+		"routing.manage": "false", "routing.table": "77", "routing.priority": "77", "routing.client_interfaces": "eth7", "routing.server_interfaces": "eth8", "routing.on_failure": "bypass", "routing.notrack": "on",
 		"flows.capacity": "77", "flows.idle_timeout": "3h", "flows.transitory_timeout": "5m", "flows.early_data_memory": "1MiB",
 		"learn.probe": "false", "learn.rate": "7", "learn.closed_for": "7s", "learn.capacity": "77",
 		"state_dir": "/run/other", "secret_file": "/run/other.key", "secret_shared": "true", "metrics.listen": "127.0.0.1:77",

@@ -11,6 +11,7 @@ import (
 
 	"levee/proxy"
 	"levee/proxy/servers"
+	"levee/routes"
 )
 
 // reporter takes note of a problem with the value of a key.
@@ -34,6 +35,7 @@ func (c checker) config(r raw) Config {
 			Table:    c.table("routing.table", r.Routing.Table),
 			Priority: c.number("routing.priority", r.Routing.Priority, 1, MaxPriority),
 			Bypass:   c.word("routing.on_failure", r.Routing.OnFailure, "bypass", "block") == "bypass",
+			Notrack:  c.notrack("routing.notrack", r.Routing.Notrack),
 		},
 		Flows: Flows{
 			Capacity:          c.number("flows.capacity", r.Flows.Capacity, 1, proxy.MaxCapacity),
@@ -238,6 +240,16 @@ func (c checker) duration(key string, t text) time.Duration {
 	}
 	d, _ = time.ParseDuration(defaultOf(key))
 	return d
+}
+
+func (c checker) notrack(key string, t text) routes.Notrack {
+	for _, n := range []routes.Notrack{routes.NotrackAuto, routes.NotrackOn, routes.NotrackOff} {
+		if string(t) == n.String() {
+			return n
+		}
+	}
+	c.report(key, "%s is unknown: use auto, on or off", shown(t))
+	return routes.NotrackAuto
 }
 
 func (c checker) path(key string, t text) string {

@@ -102,6 +102,9 @@ type TUN struct {
 	Steering string `json:"steering"`
 	// OnFailure is what becomes of traffic while nobody reads from it: "block" or "bypass"; empty if the routing isn't levee's.
 	OnFailure string `json:"on_failure,omitempty"`
+	// Notrack says whether protected traffic is exempted from connection tracking: "exempt", "not tracked" where the kernel tracks nothing, or "tracked", in which
+	// case what drops invalid states breaks its connections; empty if the routing isn't levee's, or can't be read now.
+	Notrack string `json:"notrack,omitempty"`
 	// RxDrops and TxDrops are the kernel's: packets from levee, and packets for levee.
 	RxDrops uint64 `json:"rx_drops"`
 	TxDrops uint64 `json:"tx_drops"`

@@ -109,6 +109,7 @@ func routesConfig(cfg config.Config) routes.Config {
 		ServerInterfaces: cfg.Routing.ServerInterfaces,
 		Prefixes:         cfg.Prefixes(),
 		Bypass:           cfg.Routing.Bypass,
+		Notrack:          cfg.Routing.Notrack,
 		StateFile:        sysctlFile(cfg.StateDir),
 	}
 }

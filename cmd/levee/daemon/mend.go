@@ -21,16 +21,18 @@ func (d *daemon) mend() error {
 	}
 	changed := make(chan struct{}, 1)
 	changed <- struct{}{} // something may have happened since the plan was applied
-	d.background("watch of rules and routes", func(ctx context.Context) {
-		if err := routes.Watch(ctx, func() {
-			select {
-			case changed <- struct{}{}:
-			default:
+	for what, watch := range map[string]func(context.Context, func()) error{"rules and routes": routes.Watch, "connection tracking": routes.WatchTracking} {
+		d.background("watch of "+what, func(ctx context.Context) {
+			if err := watch(ctx, func() {
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			}); err != nil {
+				d.log.Error("what somebody else changes goes unnoticed", "of", what, "error", err)
 			}
-		}); err != nil {
-			d.log.Error("what somebody else does to levee's rules goes unnoticed", "error", err)
-		}
-	})
+		})
+	}
 	d.background("repair of rules and routes", func(ctx context.Context) {
 		failing := false
 		for {

@@ -7,6 +7,7 @@ import (
 	"levee/cmd/levee/prober"
 	"levee/proxy"
 	"levee/proxy/servers"
+	"levee/routes"
 	"levee/tunnel"
 )
 
@@ -28,6 +29,17 @@ func (d *daemon) Status() control.Status {
 		s.TUN.OnFailure = "block"
 		if d.cfg.Routing.Bypass {
 			s.TUN.OnFailure = "bypass"
+		}
+		// An error here must not keep the rest from being seen.
+		exempt, tracking, err := routes.Exempt()
+		switch {
+		case err != nil:
+		case exempt:
+			s.TUN.Notrack = "exempt"
+		case tracking:
+			s.TUN.Notrack = "tracked"
+		default:
+			s.TUN.Notrack = "not tracked"
 		}
 	}
 	if err := d.device.Steering(); err != nil {
