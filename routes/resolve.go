@@ -56,6 +56,13 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 	return s, err
 }
 
+// noInterfaceError is about a name in the configuration.
+type noInterfaceError struct{ key, name string }
+
+func (e *noInterfaceError) Error() string {
+	return fmt.Sprintf("%s: there is no interface %q: name one that exists, or use auto", e.key, e.name)
+}
+
 // namedOr returns the checked names, or what auto finds if there are none.
 func namedOr(key string, names []string, cfg *Config, live *Live, auto func() ([]string, error)) ([]string, error) {
 	if len(names) == 0 {
@@ -68,7 +75,7 @@ func namedOr(key string, names []string, cfg *Config, live *Live, auto func() ([
 		}
 		link, ok := live.link(name)
 		if !ok {
-			return nil, fmt.Errorf("%s: there is no interface %q: name one that exists, or use auto", key, name)
+			return nil, &noInterfaceError{key, name}
 		}
 		if link.Loopback {
 			return nil, fmt.Errorf("%s: %s is the loopback: connections of the gateway itself can't be proxied, leave it out", key, name)

@@ -65,6 +65,15 @@ func newSteering(queues int, clock asm.Instructions) (*steering, error) {
 	return s, nil
 }
 
+// CheckSteering says why SYNs could not have queues of their own. It loads what steers them and lets go of it again.
+func CheckSteering() error {
+	s, err := newSteering(3, repeatClock)
+	if err != nil {
+		return err
+	}
+	return s.close()
+}
+
 // attach makes the device of a queue's descriptor use the program, which from then on it holds itself.
 func (s *steering) attach(fd int) error {
 	return unix.IoctlSetPointerInt(fd, unix.TUNSETSTEERINGEBPF, s.program.FD())

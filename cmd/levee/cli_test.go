@@ -62,8 +62,8 @@ func TestCommandLine(t *testing.T) {
 		{"capture to nowhere", []string{"capture"}, 2, "", "name the file to write: levee capture -w FILE, or -w - for the standard output"},
 		{"capture without end", []string{"capture", "-w", "-", "--for", "0s"}, 2, "", "--count and --for: use positive values, a capture is bounded"},
 
-		{"check good", []string{"check", "-c", good}, 0, good + ": ok\n", ""},
-		{"check example", []string{"check", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},
+		{"check good", []string{"check", "--config-only", "-c", good}, 0, good + ": ok\n", ""},
+		{"check example", []string{"check", "--config-only", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},
 		{"check broken", []string{"check", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format\n" +
 			"levee: " + broken + `: tun.mtu: "7" is neither auto nor a whole number from 1280 to 65535`},
 		{"check missing", []string{"check", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
@@ -113,7 +113,7 @@ func TestCheckJSON(t *testing.T) {
 	if got.OK || got.File != broken || len(got.Problems) != 1 || got.Problems[0] != want {
 		t.Errorf("got %+v, want one problem %+v", got, want)
 	}
-	if code, stdout, _ := levee("check", "-o", "json", "-c", writeConfig(t, web)); code != 0 || !strings.Contains(stdout, `"problems": []`) {
+	if code, stdout, _ := levee("check", "--config-only", "-o", "json", "-c", writeConfig(t, web)); code != 0 || !strings.Contains(stdout, `"problems": []`) {
 		t.Errorf("good file: %d %s", code, stdout)
 	}
 }
@@ -151,7 +151,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer full.Close()
-	for _, args := range [][]string{{"version"}, {"version", "-o", "json"}, {"check", "-c", exampleFile}} {
+	for _, args := range [][]string{{"version"}, {"version", "-o", "json"}, {"check", "--config-only", "-c", exampleFile}} {
 		var stderr strings.Builder
 		if code := execute(args, full, &stderr); code != 1 || !strings.Contains(stderr.String(), "no space left") {
 			t.Errorf("levee %s: %d %q", strings.Join(args, " "), code, stderr.String())

@@ -16,13 +16,14 @@ const (
 	asLevee      = "LEVEE_TEST_AS_LEVEE"
 	withoutTUN   = "LEVEE_TEST_WITHOUT_TUN"
 	withoutAdmin = "LEVEE_TEST_WITHOUT_ADMIN"
+	withoutBPF   = "LEVEE_TEST_WITHOUT_BPF"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asLevee) == "" {
 		os.Exit(m.Run())
 	}
-	for name, hide := range map[string]func() error{withoutTUN: hideTUN, withoutAdmin: dropAdmin} {
+	for name, hide := range map[string]func() error{withoutTUN: hideTUN, withoutAdmin: dropAdmin, withoutBPF: dropBPF} {
 		if os.Getenv(name) == "" {
 			continue
 		}
@@ -48,15 +49,22 @@ func hideTUN() error {
 }
 
 // dropAdmin gives up CAP_NET_ADMIN.
-func dropAdmin() error {
+func dropAdmin() error { return drop(unix.CAP_NET_ADMIN) }
+
+// dropBPF gives up what allows BPF.
+func dropBPF() error { return drop(unix.CAP_BPF, unix.CAP_SYS_ADMIN) }
+
+func drop(capabilities ...uint) error {
 	runtime.LockOSThread() // capabilities belong to a thread
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return err
 	}
-	data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-	data[0].Permitted &^= 1 << unix.CAP_NET_ADMIN
+	for _, c := range capabilities {
+		data[c/32].Effective &^= 1 << (c % 32)
+		data[c/32].Permitted &^= 1 << (c % 32)
+	}
 	return unix.Capset(&header, &data[0])
 }
 

@@ -103,6 +103,24 @@ func foreign(format string, args ...any) error {
 	return &unusableError{fmt.Errorf("%w: "+format, append([]any{proxy.ErrStateForeign}, args...)...)}
 }
 
+// CheckFolder says whether flows can be kept in a folder: ErrNotVolatile if they can't. One that isn't there yet is judged by the folder it will be in.
+func CheckFolder(dir string) error {
+	for {
+		var fs unix.Statfs_t
+		err := unix.Statfs(dir, &fs)
+		switch parent := filepath.Dir(dir); {
+		case errors.Is(err, unix.ENOENT) && parent != dir:
+			dir = parent
+			continue
+		case err != nil:
+			return fmt.Errorf("%s: %w", dir, err)
+		case fs.Type != unix.TMPFS_MAGIC:
+			return fmt.Errorf("%s %w", dir, ErrNotVolatile)
+		}
+		return nil
+	}
+}
+
 // checkVolatile says whether a folder is on a tmpfs.
 func checkVolatile(dir string) error {
 	var fs unix.Statfs_t

@@ -1,0 +1,228 @@
+package routes
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Finding is something about the machine that keeps levee from working, or from working well.
+type Finding struct {
+	// What it is about, one word for programs to go by.
+	What string `json:"what"`
+	// Fatal: with this the services don't work, or levee doesn't start.
+	Fatal bool `json:"fatal"`
+	// Text says what is wrong and what comes of it, in one line.
+	Text string `json:"text"`
+	// Remedy is the command that mends it, or what to write into the configuration; one line.
+	Remedy string `json:"remedy"`
+}
+
+// Inspect looks for what is in the way of cfg on a machine as in live. plan is nil if the operator does the routing himself, or if there is none because of
+// something that is a finding already. It changes nothing.
+func Inspect(cfg Config, live Live, plan *Plan) (out []Finding) {
+	add := func(f Finding) { out = append(out, f) }
+	for _, f := range []Family{V4, V6} {
+		if slices.ContainsFunc(cfg.Prefixes, func(p netip.Prefix) bool { return familyOf(p) == f }) {
+			inspectForwarding(f, &live, plan, add)
+		}
+	}
+	inspectReversePath(&cfg, &live, plan, add)
+	inspectTracking(&cfg, &live, plan, add)
+	if plan == nil {
+		return out
+	}
+	inspectLinks(&live, plan, add)
+	inspectWays(&live, plan, add)
+	return out
+}
+
+// InspectConflicts are the findings that keep a plan from being made, from the error that NewPlan has returned.
+func InspectConflicts(cfg Config, live Live, err error) (out []Finding) {
+	// Where the error says only that another number will do, a number can be said here.
+	for _, r := range live.Rules {
+		if !r.Own() && r.Table == cfg.Table {
+			return []Finding{tableTaken(&cfg, &live, fmt.Sprintf("the %v rule \"%v\"", r.Family, r))}
+		}
+		if last := cfg.Priority + prioritySpan - 1; !r.Own() && r.Priority >= cfg.Priority && r.Priority <= last {
+			return []Finding{{
+				What: "priority", Fatal: true,
+				Text:   fmt.Sprintf("rule priorities %d-%d are taken: the %v rule \"%v\" is not levee's", cfg.Priority, last, r.Family, r),
+				Remedy: fmt.Sprintf("set routing.priority to %d", freePriority(&live)),
+			}}
+		}
+	}
+	for _, r := range live.Routes {
+		if r.Table == cfg.Table && !r.Own() {
+			return []Finding{tableTaken(&cfg, &live, fmt.Sprintf("the %v route \"%v\"", r.Family, r))}
+		}
+	}
+	// The errors of this package end with the remedy.
+	text, remedy := err.Error(), ""
+	if i := strings.LastIndex(text, ": "); i > 0 {
+		text, remedy = text[:i], text[i+2:]
+	}
+	what := "plan"
+	if gone := (*noInterfaceError)(nil); errors.As(err, &gone) {
+		what = "interface"
+	}
+	return []Finding{{What: what, Fatal: true, Text: text, Remedy: remedy}}
+}
+
+func tableTaken(cfg *Config, live *Live, by string) Finding {
+	free := cfg.Table + 1
+	for slices.ContainsFunc(live.Rules, func(r Rule) bool { return r.Table == free }) || free >= 253 && free <= 255 {
+		free++
+	}
+	return Finding{
+		What: "table", Fatal: true, Text: fmt.Sprintf("routing table %d is taken: %s is not levee's", cfg.Table, by),
+		Remedy: fmt.Sprintf("set routing.table to %d", free),
+	}
+}
+
+// freePriority is the lowest from 1000 on, in steps of 100, with room for levee's rules.
+func freePriority(live *Live) int {
+	for p := 1000; ; p += 100 {
+		if !slices.ContainsFunc(live.Rules, func(r Rule) bool { return r.Priority >= p && r.Priority < p+prioritySpan }) {
+			return p
+		}
+	}
+}
+
+// inspectForwarding: levee turns forwarding on, but it has to be on while levee doesn't run, too.
+func inspectForwarding(f Family, live *Live, plan *Plan, add func(Finding)) {
+	key := keyForward4
+	if f == V6 {
+		key = keyForward6
+	}
+	if live.Sysctls[key] == "0" {
+		finding := Finding{What: "forwarding", Text: fmt.Sprintf("%v is not forwarded: levee run turns that on, and its end turns it off again", f),
+			Remedy: sysctl{key: key, value: "1"}.command()}
+		if plan == nil {
+			finding.Fatal, finding.Text = true, fmt.Sprintf("%v is not forwarded, and routing.manage is false: nothing gets through", f)
+		}
+		add(finding)
+		return
+	}
+	if plan == nil {
+		return
+	}
+	for _, name := range plan.interfaces() {
+		if k := confKey(f, name+"/forwarding"); live.Sysctls[k] == "0" {
+			add(Finding{What: "forwarding", Fatal: true, Text: fmt.Sprintf("%v that comes in by %s is not forwarded", f, name),
+				Remedy: sysctl{key: k, value: "1"}.command()})
+		}
+	}
+}
+
+// interfaces are those of both sides, each once.
+func (p *Plan) interfaces() []string {
+	all := slices.Concat(p.sides.clients, p.sides.servers)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// inspectReversePath: the kernel checks by the larger of an interface's value and that of all; 1 is strict, 2 loose.
+func inspectReversePath(cfg *Config, live *Live, plan *Plan, add func(Finding)) {
+	strict := func(device string) bool {
+		return max(live.Sysctls[confKey(V4, "all/rp_filter")], live.Sysctls[confKey(V4, device+"/rp_filter")]) == "1"
+	}
+	loose := func(device string) string { return sysctl{key: confKey(V4, device+"/rp_filter"), value: "2"}.command() }
+	if plan == nil {
+		device := cfg.TUN
+		if _, ok := live.link(device); !ok {
+			device = "default" // which the TUN will have
+		}
+		if strict(device) {
+			add(Finding{What: "rp_filter", Fatal: true,
+				Text:   fmt.Sprintf("the reverse path check of %s is strict, and routing.manage is false: packets from levee, which have addresses of either side, are dropped", cfg.TUN),
+				Remedy: loose(device)})
+		}
+		return
+	}
+	if !slices.Contains(plan.families, V4) {
+		return
+	}
+	// With one interface toward clients there is no other that an answer could take.
+	var clients []string
+	for _, name := range plan.sides.clients {
+		if !slices.Contains(plan.sides.servers, name) {
+			clients = append(clients, name)
+		}
+	}
+	if len(clients) < 2 {
+		return
+	}
+	for _, name := range clients {
+		if strict(name) {
+			add(Finding{What: "rp_filter",
+				Text:   fmt.Sprintf("the reverse path check of %s is strict: packets of clients to whom the way leads by another interface are dropped", name),
+				Remedy: loose(name)})
+		}
+	}
+}
+
+// inspectTracking: see exemption.
+func inspectTracking(cfg *Config, live *Live, plan *Plan, add func(Finding)) {
+	if !live.Tracking || plan != nil && plan.wantsExemption(live) {
+		return
+	}
+	why, remedy := "routing.notrack is off", "set routing.notrack to auto"
+	if plan == nil {
+		why, remedy = "routing.manage is false", "exempt it in nftables, as levee plan shows with routing.manage set to true"
+	}
+	add(Finding{What: "conntrack",
+		Text: "connections are tracked and " + why + ": rules that drop ct state invalid break every proxied connection, path MTU discovery and resets, " +
+			"and a flood fills the kernel's table",
+		Remedy: remedy})
+}
+
+// inspectLinks: what is down carries nothing.
+func inspectLinks(live *Live, plan *Plan, add func(Finding)) {
+	for _, name := range plan.interfaces() {
+		if l, ok := live.link(name); ok && !l.Up {
+			add(Finding{What: "interface", Text: fmt.Sprintf("interface %s is down", name), Remedy: "ip link set dev " + quote(name) + " up"})
+		}
+	}
+}
+
+// inspectWays: both directions of a connection have to pass levee, so the ways to either side must lead by interfaces that it takes packets from.
+func inspectWays(live *Live, plan *Plan, add func(Finding)) {
+	var toServers, toClients []Route
+	for _, p := range plan.exempt.prefixes {
+		toServers = append(toServers, routesTo(p, live)...)
+	}
+	for _, r := range live.Routes {
+		if r.Table == unix.RT_TABLE_MAIN && !r.Own() && r.Dst.Bits() == 0 && slices.Contains(plan.families, r.Family) && !slices.ContainsFunc(toServers, r.equal) {
+			toClients = append(toClients, r)
+		}
+	}
+	for _, side := range []struct {
+		key, of    string
+		interfaces []string
+		ways       []Route
+	}{
+		{"routing.server_interfaces", "servers", plan.sides.servers, toServers},
+		{"routing.client_interfaces", "clients", plan.sides.clients, toClients},
+	} {
+		var missing []string
+		for _, r := range side.ways {
+			for _, name := range r.Interfaces {
+				if l, ok := live.link(name); ok && !l.Loopback && !slices.Contains(side.interfaces, name) && !slices.Contains(missing, name) {
+					missing = append(missing, name)
+				}
+			}
+		}
+		slices.Sort(missing)
+		for _, name := range missing {
+			add(Finding{What: "asymmetry",
+				Text: fmt.Sprintf("a way to %s leads by %s, which is not in %s: what comes in there goes around levee, and breaks connections of which levee sees the other direction",
+					side.of, name, side.key),
+				Remedy: fmt.Sprintf("set %s to [%s], or to auto", side.key, strings.Join(append(slices.Clone(side.interfaces), name), ", "))})
+		}
+	}
+}
