@@ -20,9 +20,15 @@ type counters struct {
 	received, sent           counter
 	receivedBytes, sentBytes counter
 
-	handshakes   [len(HandshakeBuckets) + 1]counter
-	handshakeSum counter // nanoseconds
-	_            [64]byte
+	// clients' halves of handshakes, as far as they are measured, and servers'.
+	clients, servers durations
+	_                [64]byte
+}
+
+// durations are what one Histogram is summed from.
+type durations struct {
+	buckets [len(HandshakeBuckets) + 1]counter
+	sum     counter // nanoseconds
 }
 
 // serviceCounters is what ServiceSnapshot says, as one worker has counted it. It is padded like counters.
@@ -36,10 +42,17 @@ type serviceCounters struct {
 	_                                                                    [64]byte
 }
 
-func (c *counters) handshake(d time.Duration) {
+func (c *durations) observe(d time.Duration) {
 	bucket, _ := slices.BinarySearch(HandshakeBuckets[:], d.Seconds())
-	c.handshakes[bucket].inc()
-	c.handshakeSum.Add(uint64(d))
+	c.buckets[bucket].inc()
+	c.sum.Add(uint64(d))
+}
+
+func (c *durations) addTo(h *Histogram) {
+	for i := range c.buckets {
+		h.Buckets[i] += c.buckets[i].Load()
+	}
+	h.Sum += time.Duration(c.sum.Load())
 }
 
 // addTo adds a worker's counters to those of the service.
@@ -74,10 +87,8 @@ func (c *counters) addTo(s *Snapshot) {
 	for i := range c.passed {
 		s.Passed[i] += c.passed[i].Load()
 	}
-	for i := range c.handshakes {
-		s.Handshake.Buckets[i] += c.handshakes[i].Load()
-	}
-	s.Handshake.Sum += time.Duration(c.handshakeSum.Load())
+	c.clients.addTo(&s.ClientHandshake)
+	c.servers.addTo(&s.Handshake)
 	s.Workers = append(s.Workers, WorkerSnapshot{
 		Received: c.received.Load(), Sent: c.sent.Load(),
 		ReceivedBytes: c.receivedBytes.Load(), SentBytes: c.sentBytes.Load(),

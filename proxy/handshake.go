@@ -74,6 +74,7 @@ func (w *Worker) answer(svc *service) {
 	}
 	svc.state.gate.Issued(w.now.unix)
 	w.count(svc).synReceived.inc()
+	w.proxy.roundTrips.sent(uint32(reply.Seq), w.now.since)
 	w.decide(VerdictAnswer)
 	w.out.build(&reply)
 }
@@ -125,6 +126,9 @@ func (w *Worker) outstanding(svc *service) bool {
 func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *returned) {
 	p, f := &w.pkt, &s.flows[slot]
 	w.count(svc).cookieValid.inc()
+	if d, ok := w.proxy.roundTrips.returned(valid.ISN, w.now.since); ok {
+		w.counters.clients.observe(d)
+	}
 	w.replied()
 	w.prove(svc)
 	w.decide(VerdictOpen)
@@ -289,7 +293,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 
 	w.count(w.serviceOf(f)).opened.inc()
 	w.decide(VerdictSplice)
-	w.counters.handshake(w.now.since - f.created)
+	w.counters.servers.observe(w.now.since - f.created)
 	w.enter(s, slot, evSynAck)
 	s.rewritten()
 }

@@ -44,6 +44,9 @@ func TestExchange(t *testing.T) {
 		if h := s.Proxy.Snapshot().Handshake; h.Sum != 2*time.Millisecond {
 			t.Errorf("the server is said to have taken %v for the handshake, not the 2ms of its wire", h.Sum)
 		}
+		if h := s.Proxy.Snapshot().ClientHandshake; h.Sum != 10*time.Millisecond {
+			t.Errorf("the client is said to have taken %v to return its cookie, not the 10ms of its wire", h.Sum)
+		}
 	})
 }
 

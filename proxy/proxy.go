@@ -41,6 +41,8 @@ type Proxy struct {
 	// evicted counts flows that made room for others.
 	evicted atomic.Uint64
 
+	roundTrips roundTrips
+
 	// observers are those who look at decisions, nil if nobody does. The slice is never changed, only replaced, under mu.
 	observers atomic.Pointer[[]*Observer]
 

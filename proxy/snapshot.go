@@ -23,6 +23,8 @@ type Snapshot struct {
 	Passed [NumPassReasons]uint64
 	// Handshake is the time servers took from levee's first SYN to their SYN-ACK.
 	Handshake Histogram
+	// ClientHandshake is the time clients took from levee's SYN-ACK to their ACK: of a sample, see roundTrips.
+	ClientHandshake Histogram
 	// Workers holds how many packets each worker has received and sent, in the order the workers were made.
 	Workers []WorkerSnapshot
 }

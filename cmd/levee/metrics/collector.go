@@ -91,7 +91,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter(flowsEvicted, s.Evicted)
 	gauge(earlyUsed, s.EarlyUsed)
 	gauge(earlySize, s.EarlySize)
-	ch <- histogram(handshake, s.Handshake)
+	ch <- histogram(handshake, s.ClientHandshake, "client")
+	ch <- histogram(handshake, s.Handshake, "server")
 	for i, w := range s.Workers {
 		worker := strconv.Itoa(i)
 		counter(workerReceived, w.Received, worker)
@@ -132,7 +133,7 @@ func (c *collector) collectTUN(counter func(*prometheus.Desc, uint64, ...string)
 }
 
 // histogram cumulates the buckets, as Prometheus wants them; the last, without a bound, is the count.
-func histogram(d *prometheus.Desc, h proxy.Histogram) prometheus.Metric {
+func histogram(d *prometheus.Desc, h proxy.Histogram, labels ...string) prometheus.Metric {
 	buckets := make(map[float64]uint64)
 	var count uint64
 	for i, n := range h.Buckets {
@@ -141,5 +142,5 @@ func histogram(d *prometheus.Desc, h proxy.Histogram) prometheus.Metric {
 			buckets[proxy.HandshakeBuckets[i]] = count
 		}
 	}
-	return prometheus.MustNewConstHistogram(d, count, h.Sum.Seconds(), buckets)
+	return prometheus.MustNewConstHistogram(d, count, h.Sum.Seconds(), buckets, labels...)
 }

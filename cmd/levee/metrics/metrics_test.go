@@ -54,6 +54,7 @@ func (f *fake) Snapshot() proxy.Snapshot {
 	s.Handshake.Buckets[0] = 3
 	s.Handshake.Buckets[2] = 4
 	s.Handshake.Buckets[len(s.Handshake.Buckets)-1] = 1
+	s.ClientHandshake.Buckets[2], s.ClientHandshake.Sum = 1, 2*time.Millisecond
 	s.Handshake.Sum = 20*time.Second + 500*time.Millisecond
 	s.Workers = []proxy.WorkerSnapshot{{Received: 1, Sent: 2, ReceivedBytes: 3, SentBytes: 4}, {Received: 5}}
 	return s
@@ -184,25 +185,42 @@ levee_flows_capacity 1000
 # HELP levee_flows_evicted_total Flows forgotten before their time because the table was full; none of them was open.
 # TYPE levee_flows_evicted_total counter
 levee_flows_evicted_total 21
-# HELP levee_handshake_duration_seconds Time from the first SYN to the server until its SYN-ACK.
+# HELP levee_handshake_duration_seconds Of the server's half, the time from the first SYN to it until its SYN-ACK; of the client's, from the SYN-ACK to it until its ACK, of a sample.
 # TYPE levee_handshake_duration_seconds histogram
-levee_handshake_duration_seconds_bucket{le="0.0005"} 3
-levee_handshake_duration_seconds_bucket{le="0.001"} 3
-levee_handshake_duration_seconds_bucket{le="0.0025"} 7
-levee_handshake_duration_seconds_bucket{le="0.005"} 7
-levee_handshake_duration_seconds_bucket{le="0.01"} 7
-levee_handshake_duration_seconds_bucket{le="0.025"} 7
-levee_handshake_duration_seconds_bucket{le="0.05"} 7
-levee_handshake_duration_seconds_bucket{le="0.1"} 7
-levee_handshake_duration_seconds_bucket{le="0.25"} 7
-levee_handshake_duration_seconds_bucket{le="0.5"} 7
-levee_handshake_duration_seconds_bucket{le="1"} 7
-levee_handshake_duration_seconds_bucket{le="2.5"} 7
-levee_handshake_duration_seconds_bucket{le="5"} 7
-levee_handshake_duration_seconds_bucket{le="10"} 7
-levee_handshake_duration_seconds_bucket{le="+Inf"} 8
-levee_handshake_duration_seconds_sum 20.5
-levee_handshake_duration_seconds_count 8
+levee_handshake_duration_seconds_bucket{half="client",le="0.0005"} 0
+levee_handshake_duration_seconds_bucket{half="client",le="0.001"} 0
+levee_handshake_duration_seconds_bucket{half="client",le="0.0025"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.005"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.01"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.025"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.05"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.1"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.25"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="0.5"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="1"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="2.5"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="5"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="10"} 1
+levee_handshake_duration_seconds_bucket{half="client",le="+Inf"} 1
+levee_handshake_duration_seconds_sum{half="client"} 0.002
+levee_handshake_duration_seconds_count{half="client"} 1
+levee_handshake_duration_seconds_bucket{half="server",le="0.0005"} 3
+levee_handshake_duration_seconds_bucket{half="server",le="0.001"} 3
+levee_handshake_duration_seconds_bucket{half="server",le="0.0025"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.005"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.01"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.025"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.05"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.1"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.25"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="0.5"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="1"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="2.5"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="5"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="10"} 7
+levee_handshake_duration_seconds_bucket{half="server",le="+Inf"} 8
+levee_handshake_duration_seconds_sum{half="server"} 20.5
+levee_handshake_duration_seconds_count{half="server"} 8
 # HELP levee_tun_ring_drops_total Of those, the ones that found the queue full: exact if it was ever empty while it was looked at, otherwise the least it can be; never more than tun_tx_drops_total.
 # TYPE levee_tun_ring_drops_total counter
 levee_tun_ring_drops_total{queue="0",takes="first_syns"} 12

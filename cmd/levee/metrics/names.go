@@ -41,7 +41,7 @@ var (
 	flowsCapacity = desc("flows_capacity", "The most flows that the table holds.")
 	earlyUsed     = desc("early_data_bytes", "Memory in use for what clients have sent before their servers answered.")
 	earlySize     = desc("early_data_capacity_bytes", "The most memory for what clients send before their servers answer.")
-	handshake     = desc("handshake_duration_seconds", "Time from the first SYN to the server until its SYN-ACK.")
+	handshake     = desc("handshake_duration_seconds", "Of the server's half, the time from the first SYN to it until its SYN-ACK; of the client's, from the SYN-ACK to it until its ACK, of a sample.", "half")
 
 	knownServers = desc("servers", "Server addresses and ports of which something is known; unknown: no longer.", "state")
 	probes       = desc("probes_total", "SYNs of levee's own that asked a server what it does.", "outcome")
