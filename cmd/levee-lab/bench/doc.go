@@ -56,6 +56,7 @@
 //
 // Client 1 asks for 1 MiB or 20 MiB, one download at a time, from a server with BBR or CUBIC: the time from connect to the last byte. A
 // proxy that acknowledges the server's SYN-ACK itself makes the server believe that its client is near, and BBR sizes its window by that.
+// SYNPROXY without timestamps is left out: it takes 20 s for 20 MiB.
 //
 // # flows
 //

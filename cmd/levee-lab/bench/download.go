@@ -21,16 +21,14 @@ type download struct {
 	// control is the server's congestion control, as the kernel calls it.
 	control string
 	bytes   int
-	// count is how many are made, one after another, in a repetition.
-	count int
 }
 
 // downloads are all kinds: a transfer that is over while the sender still finds out how fast it may go, and one that goes on.
 var downloads = []download{
-	{"download-bbr-1", "download of 1 MiB, 50 ms away, BBR", "bbr", 1 << 20, 3},
-	{"download-cubic-1", "download of 1 MiB, 50 ms away, CUBIC", "cubic", 1 << 20, 3},
-	{"download-bbr-20", "download of 20 MiB, 50 ms away, BBR", "bbr", 20 << 20, 1},
-	{"download-cubic-20", "download of 20 MiB, 50 ms away, CUBIC", "cubic", 20 << 20, 1},
+	{"download-bbr-1", "download of 1 MiB, 50 ms away, BBR", "bbr", 1 << 20},
+	{"download-cubic-1", "download of 1 MiB, 50 ms away, CUBIC", "cubic", 1 << 20},
+	{"download-bbr-20", "download of 20 MiB, 50 ms away, BBR", "bbr", 20 << 20},
+	{"download-cubic-20", "download of 20 MiB, 50 ms away, CUBIC", "cubic", 20 << 20},
 }
 
 // downloadFigures are what downloads are reported as.
@@ -66,7 +64,7 @@ func (b *bench) farDownloads(ctx context.Context, d download) (t *tally, err err
 	defer func() { err = errors.Join(err, server.close()) }()
 	t = &tally{}
 	err = inside(b.far.Namespace, 1, func() {
-		for range d.count {
+		for range b.length.downloads {
 			if ctx.Err() == nil {
 				t.add(fetch(server.addr, d.bytes))
 			}
