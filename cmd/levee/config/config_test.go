@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"levee/proxy"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -58,6 +59,7 @@ func standard() Config {
 			Mode:     proxy.ModeAlways,
 			Options:  proxy.Options{WScale: proxy.DefaultWScale, SACK: true, Learn: servers.All},
 
+			Engage:      flood.Limits{Hold: flood.DefaultHold},
 			BypassRate:  proxy.DefaultBypassRate,
 			EarlyData:   proxy.DefaultEarlyData,
 			ServerAck:   proxy.AckUnmeasured,
@@ -85,12 +87,13 @@ secret_file: "/etc/levee/key"
 secret_shared: true
 metrics: {listen: "[2001:db8::1]:80"}
 log: {level: debug, format: json}
-defaults: {mode: off, early_data: 4KiB, server_ack: immediate, unknown: reset}
+defaults: {mode: off, engage: {half_open: 100, hold: 30s}, early_data: 4KiB, server_ack: immediate, unknown: reset}
 services:
   - name: web-1
     prefixes: [192.0.2.0/25, 2001:db8:1::/64]
     ports: [80, "443", 8000-8100]
-    mode: always
+    mode: monitor
+    engage: {half_open: auto, syn_rate: 5000}
     options: {mss: 1400, wscale: 14, sack: false, timestamps: true, ecn: true}
     bypass_rate: 7
     early_data: 0
@@ -119,7 +122,8 @@ services:
 				Name:     "web-1",
 				Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("2001:db8:1::/64")},
 				Ports:    []proxy.PortRange{{First: 80, Last: 80}, {First: 443, Last: 443}, {First: 8000, Last: 8100}},
-				Mode:     proxy.ModeAlways,
+				Mode:     proxy.ModeMonitor,
+				Engage:   flood.Limits{SYNRate: 5000, Hold: 30 * time.Second},
 				Options:  proxy.Options{MSS: 1400, WScale: 14, Timestamps: true, ECN: true},
 
 				BypassRate:  7,
@@ -137,6 +141,7 @@ services:
 				Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25")},
 				Ports:    []proxy.PortRange{{First: 81, Last: 442}},
 				Mode:     proxy.ModeOff,
+				Engage:   flood.Limits{HalfOpen: 100, Hold: 30 * time.Second},
 				Options:  proxy.Options{WScale: proxy.WScaleNone, SACK: true, Learn: servers.All &^ servers.WScale},
 
 				BypassRate: proxy.DefaultBypassRate,

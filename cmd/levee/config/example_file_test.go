@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"levee/proxy"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -77,27 +78,28 @@ func TestEveryKeyHasADefault(t *testing.T) {
 	for _, d := range defaults {
 		have[d.key] = true
 	}
-	top := reflect.TypeFor[raw]()
-	for i := range top.NumField() {
-		f := top.Field(i)
-		names := []string{f.Tag.Get("mapstructure")}
-		if f.Type.Kind() == reflect.Struct {
-			prefix := names[0]
-			names = nil
-			for _, k := range keys(f.Type) {
-				names = append(names, prefix+"."+k)
-			}
+	for _, name := range leaves(reflect.TypeFor[raw](), "") {
+		if !have[name] {
+			t.Errorf("no default for %s", name)
 		}
-		for _, name := range names {
-			if !have[name] {
-				t.Errorf("no default for %s", name)
-			}
-			delete(have, name)
-		}
+		delete(have, name)
 	}
 	for name := range have {
 		t.Errorf("a default for %s, which is no key", name)
 	}
+}
+
+// leaves are the keys of a section that aren't sections themselves, by their whole names.
+func leaves(section reflect.Type, prefix string) (names []string) {
+	for i := range section.NumField() {
+		f := section.Field(i)
+		if name := prefix + f.Tag.Get("mapstructure"); f.Type.Kind() == reflect.Struct {
+			names = append(names, leaves(f.Type, name+".")...)
+		} else {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // The bounds in the comments are those in the code.
@@ -112,6 +114,8 @@ func TestExampleFileNamesItsBounds(t *testing.T) {
 		fmt.Sprintf("%d to %d", MinTxQueueLen, MaxTxQueueLen),
 		fmt.Sprintf("bytes, %d to %d", minMSS, maxMSS),
 		fmt.Sprintf("1 to %d", MaxProbeRate),
+		fmt.Sprintf("1 to %d", flood.MaxHalfOpen),
+		fmt.Sprintf("1 to %d", flood.MaxSYNRate),
 		fmt.Sprintf("1 to %d", servers.MaxCapacity),
 	} {
 		if !regexp.MustCompile(regexp.QuoteMeta(want)).Match(data) {

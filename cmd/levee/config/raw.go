@@ -59,16 +59,20 @@ type raw struct {
 		EarlyData text `mapstructure:"early_data"`
 		ServerAck text `mapstructure:"server_ack"`
 		Unknown   text `mapstructure:"unknown"`
+		// Engage says what is a flood.
+		Engage rawEngage `mapstructure:"engage"`
 	} `mapstructure:"defaults"`
 	Services []rawService `mapstructure:"services"`
 }
 
 type rawService struct {
-	Name     text       `mapstructure:"name"`
-	Prefixes words      `mapstructure:"prefixes"`
-	Ports    words      `mapstructure:"ports"`
-	Mode     text       `mapstructure:"mode"`
-	Options  rawOptions `mapstructure:"options"`
+	Name     text  `mapstructure:"name"`
+	Prefixes words `mapstructure:"prefixes"`
+	Ports    words `mapstructure:"ports"`
+	Mode     text  `mapstructure:"mode"`
+	// Engage has "" for what isn't there: then that of the defaults counts.
+	Engage  rawEngage  `mapstructure:"engage"`
+	Options rawOptions `mapstructure:"options"`
 	// BypassRate and ClosedPorts are "" if they aren't there: the environment can't reach them.
 	BypassRate text `mapstructure:"bypass_rate"`
 	// EarlyData is "" if it isn't there: then that of the defaults counts.
@@ -82,6 +86,13 @@ type rawService struct {
 	Deny      words        `mapstructure:"deny"`
 	Verified  rawVerified  `mapstructure:"verified"`
 	PerSource rawPerSource `mapstructure:"per_source"`
+}
+
+// rawEngage is a service's, or that of the defaults.
+type rawEngage struct {
+	HalfOpen text `mapstructure:"half_open"`
+	SYNRate  text `mapstructure:"syn_rate"`
+	Hold     text `mapstructure:"hold"`
 }
 
 // rawVerified and rawPerSource: the environment can't reach them, so that what isn't there is "".
@@ -139,6 +150,9 @@ var defaults = []struct{ key, value string }{
 	{"defaults.early_data", "16KiB"},
 	{"defaults.server_ack", "unmeasured"},
 	{"defaults.unknown", "drop"},
+	{"defaults.engage.half_open", auto},
+	{"defaults.engage.syn_rate", auto},
+	{"defaults.engage.hold", "60s"},
 }
 
 // optionDefaults is the same for the options of a service, which the environment can't reach.

@@ -16,9 +16,11 @@ func TestReloadable(t *testing.T) {
 		"state_dir": "/run/other", "secret_file": "/run/other.key", "secret_shared": "true", "metrics.listen": "127.0.0.1:77",
 		"log.level": "debug", "log.format": "json", "defaults.mode": "off", "defaults.early_data": "0", "defaults.server_ack": "immediate",
 		"flows.grace": "7s", "replies.per_network": "7000", "replies.neighbours": "70", "defaults.unknown": "reset",
+		"defaults.engage.half_open": "77", "defaults.engage.syn_rate": "77", "defaults.engage.hold": "7s",
 	}
 	reloaded := []string{"flows.idle_timeout", "flows.transitory_timeout", "flows.grace", "replies.per_network", "replies.neighbours",
-		"log.level", "defaults.mode", "defaults.early_data", "defaults.server_ack", "defaults.unknown"}
+		"log.level", "defaults.mode", "defaults.early_data", "defaults.server_ack", "defaults.unknown",
+		"defaults.engage.half_open", "defaults.engage.syn_rate", "defaults.engage.hold"}
 	path := write(t, "services: [{name: web, prefixes: [192.0.2.0/24]}]\n")
 	was, err := Load(path)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"levee/proxy"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 )
 
@@ -50,6 +51,7 @@ type serviceDefaults struct {
 	earlyData int
 	serverAck proxy.ServerAck
 	unknown   proxy.Unknown
+	engage    flood.Limits
 }
 
 func (c checker) service(key string, r rawService, standard serviceDefaults) proxy.Service {
@@ -58,6 +60,7 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 		Prefixes: c.prefixes(join(key, "prefixes"), r.Prefixes),
 		Ports:    c.ports(join(key, "ports"), r.Ports),
 		Mode:     c.mode(join(key, "mode"), r.Mode, standard.mode),
+		Engage:   c.engage(join(key, "engage"), r.Engage, standard.engage),
 		Options:  c.options(join(key, "options"), r.Options),
 
 		BypassRate: c.atMost(join(key, "bypass_rate"), r.BypassRate, proxy.MaxBypassRate, proxy.DefaultBypassRate),

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"levee/proxy"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 	"levee/routes"
 )
@@ -75,6 +76,7 @@ func (c checker) config(r raw) Config {
 		earlyData: c.size("defaults.early_data", r.Defaults.EarlyData, proxy.MaxEarlyData, proxy.DefaultEarlyData),
 		serverAck: c.serverAck("defaults.server_ack", r.Defaults.ServerAck),
 		unknown:   c.unknown("defaults.unknown", r.Defaults.Unknown),
+		engage:    c.engage("defaults.engage", r.Defaults.Engage, flood.Limits{Hold: flood.DefaultHold}),
 	})
 	return cfg
 }
@@ -185,11 +187,26 @@ func (c checker) mode(key string, t text, otherwise proxy.Mode) proxy.Mode {
 		return otherwise
 	}
 	m, err := proxy.ParseMode(string(t))
-	if err != nil || m != proxy.ModeAlways && m != proxy.ModeOff { // the others can't be configured yet
-		c.report(key, "%s is not a mode: use always or off", shown(t))
+	if err != nil {
+		c.report(key, "%s is not a mode: use auto, always, monitor or off", shown(t))
 		return otherwise
 	}
 	return m
+}
+
+// engage is what is there of a section, and otherwise what isn't.
+func (c checker) engage(key string, r rawEngage, otherwise flood.Limits) flood.Limits {
+	l := otherwise
+	if r.HalfOpen != "" {
+		l.HalfOpen = c.autoNumber(join(key, "half_open"), r.HalfOpen, 1, flood.MaxHalfOpen)
+	}
+	if r.SYNRate != "" {
+		l.SYNRate = c.autoNumber(join(key, "syn_rate"), r.SYNRate, 1, flood.MaxSYNRate)
+	}
+	if r.Hold != "" {
+		l.Hold = c.between(join(key, "hold"), r.Hold, flood.MinHold, flood.MaxHold, otherwise.Hold)
+	}
+	return l
 }
 
 func (c checker) serverAck(key string, t text) proxy.ServerAck {
