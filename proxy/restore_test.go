@@ -261,11 +261,14 @@ func TestStateCheck(t *testing.T) {
 		{"no magic", func(s *FlowState) { s.Memory[3]++ }, ErrStateDamaged},
 		{"a bit of the key", func(s *FlowState) { s.header().Hash1 ^= 1 << 40 }, ErrStateDamaged},
 		{"checksum", func(s *FlowState) { s.header().Checksum++ }, ErrStateDamaged},
-		{"another version", func(s *FlowState) { s.header().Version++; s.header().Checksum = s.header().sum() }, ErrStateForeign},
-		{"other records", func(s *FlowState) { s.header().Layout++; s.header().Checksum = s.header().sum() }, ErrStateForeign},
+		{"a later version", func(s *FlowState) { s.header().Version++; s.header().Checksum = s.sum() }, ErrStateForeign},
+		{"an unknown build of the first version", func(s *FlowState) { s.header().Version = 1; s.header().Checksum = s.sum() }, ErrStateForeign},
+		{"other records", func(s *FlowState) { s.header().Layout++; s.header().Checksum = s.sum() }, ErrStateDiffers},
+		{"a byte of the layout", func(s *FlowState) { s.described()[7]++ }, ErrStateDamaged},
+		{"a byte behind the layout", func(s *FlowState) { s.Memory[stateMarksAt-1]++ }, ErrStateDamaged},
 		{"another boot", func(s *FlowState) { s.Boot[15]++ }, ErrStateForeign},
 		{"from the future", func(s *FlowState) { s.Monotonic = time.Minute }, ErrStateForeign},
-		{"another capacity", func(s *FlowState) { s.header().Capacity++; s.header().Checksum = s.header().sum() }, ErrStateForeign},
+		{"more records than there are", func(s *FlowState) { s.header().Capacity++; s.header().Checksum = s.sum() }, ErrStateDamaged},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newKeptRig(t)

@@ -64,7 +64,7 @@ func newTable(capacity int, state *FlowState, allocate func(bytes int) ([]byte, 
 	records, marks := &memory, make([]stateMark, n)
 	if state != nil {
 		if state.Fresh() {
-			state.begin(capacity, t.hash)
+			state.begin(capacity, t.hash, state.Monotonic)
 		}
 		t.hash = hasher{state.header().Hash0, state.header().Hash1}
 		kept := state.Memory[stateRecordsAt:]
@@ -88,9 +88,14 @@ func carve[T any](memory *[]byte, n int) []T {
 
 // carved is how many bytes carve takes: whole cache lines.
 func carved[T any](n int) int {
-	const line = 64
 	var t T
-	return (n*int(unsafe.Sizeof(t)) + line - 1) / line * line
+	return wholeLines(n * int(unsafe.Sizeof(t)))
+}
+
+// wholeLines rounds bytes up to cache lines.
+func wholeLines(bytes int) int {
+	const line = 64
+	return (bytes + line - 1) / line * line
 }
 
 // stripeBytes is the memory of a stripe but for its records, and indexSize the number of entries of its index.

@@ -35,8 +35,10 @@ type Worker struct {
 	// policy is that of the batch in work; generation is its number, or that of an earlier one.
 	policy     *policy
 	generation atomic.Uint64
-	out        *output
-	maker      *cookie.Maker
+	// beat counts the calls of Step.
+	beat  atomic.Uint64
+	out   *output
+	maker *cookie.Maker
 	// id is the worker's number: it looks after the time-outs of every stripe whose number is id modulo the number of workers.
 	id int
 	// expired is the tick up to which all of them are done.
@@ -100,9 +102,14 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
+// Beat returns a number that changes as long as the worker moves, several times a second even where there are no packets, because Run never waits
+// for longer than that. It takes no lock, and may be called at any time.
+func (w *Worker) Beat() uint64 { return w.beat.Load() }
+
 // Step moves one batch of packets, waiting at most the given time for the first, and looks after time-outs. clock is read once,
 // after the wait. It returns how many packets it received.
 func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
+	w.beat.Add(1)
 	copy(w.frames, w.buffers)
 	if w.behind {
 		wait = 0

@@ -97,6 +97,17 @@ func (q *Queue) Recv(frames [][]byte, wait time.Duration) (int, error) {
 	return q.drain(frames)
 }
 
+// Waiting says whether a frame waits for Recv. It may be called from anywhere.
+func (q *Queue) Waiting() bool {
+	if !q.inUse.TryRLock() {
+		return false // it is being closed
+	}
+	defer q.inUse.RUnlock()
+	fds := []unix.PollFd{{Fd: int32(q.fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0 && !q.closed.Load()
+}
+
 // drain reads until nothing is waiting, the frames are used up or the batch is large enough.
 func (q *Queue) drain(frames [][]byte) (int, error) {
 	n, bytes := 0, 0

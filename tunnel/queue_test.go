@@ -73,6 +73,38 @@ func TestRecvBatch(t *testing.T) {
 	}
 }
 
+// TestWaiting: what waits is seen, while somebody else is in Recv too, and nothing once the queue is closed.
+func TestWaiting(t *testing.T) {
+	q, peer := newPair(t)
+	if q.Waiting() {
+		t.Error("something waits at first")
+	}
+	put(t, peer, []byte("0123456789one"))
+	if !q.Waiting() || !q.Waiting() {
+		t.Error("nothing waits after a message")
+	}
+	if n, err := q.Recv(newFrames(1), time.Minute); n != 1 || err != nil || q.Waiting() {
+		t.Errorf("Recv = %d, %v, and something waits: %t", n, err, q.Waiting())
+	}
+	received := make(chan error)
+	go func() {
+		_, err := q.Recv(newFrames(1), time.Minute)
+		received <- err
+	}()
+	for range 100 {
+		_ = q.Waiting()
+	}
+	put(t, peer, []byte("0123456789two"))
+	if err := <-received; err != nil {
+		t.Error(err)
+	}
+	put(t, peer, []byte("0123456789three"))
+	q.closed.Store(true)
+	if q.Waiting() {
+		t.Error("something waits in a closed queue")
+	}
+}
+
 // A packet longer than a frame can hold must not pass for a whole one.
 func TestRecvDropsTruncated(t *testing.T) {
 	v4 := func(length uint16) []byte {

@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "capture, check, cleanup, explain, flows, observe, plan, reload, run, servers, status, version"
+	const verbs = "capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, upgrade, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -56,6 +56,9 @@ func TestCommandLine(t *testing.T) {
 		{"explain no port", []string{"explain", "tcp", "192.0.2.1", "192.0.2.2"}, 2, "", `server "192.0.2.2" is no address and port: write 192.0.2.10:443 or [2001:db8:1::10]:443`},
 
 		{"observe no verdict", []string{"observe", "--verdict", "lost"}, 2, "", `"lost" is not a verdict: use one of forward, pass, drop, answer, refuse, open, splice, hold, reply, take`},
+		{"upgrade to two programs", []string{"upgrade", "a", "b"}, 2, "", "levee upgrade takes one program: see levee upgrade --help"},
+		{"drain and cancel", []string{"drain", "--cancel", "--timeout", "1s"}, 2, "", "--timeout and --cancel: use one of them"},
+		{"drain in the past", []string{"drain", "--timeout", "-1s"}, 2, "", "--timeout: use a positive time"},
 		{"observe no prefix", []string{"observe", "--prefix", "x"}, 2, "", `invalid argument "x" for "--prefix" flag: write an address or a prefix, such as 192.0.2.0/24 or 2001:db8::/64: see levee observe --help`},
 		{"observe backwards", []string{"observe", "-n", "-1"}, 2, "", "--count, --for and --rate: use positive values"},
 		{"observe without daemon", []string{"observe", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},

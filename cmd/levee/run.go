@@ -22,15 +22,18 @@ func newRun(file *string) *cobra.Command {
 		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal ends the\n" +
 			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does. If it ends in any\n" +
 			"other way, the next run goes on with the connections that were open.\n\n" +
-			"SIGUSR2 replaces the program by what is now in its file, without losing a connection, if that can go on\n" +
-			"with them; otherwise it says why not and runs on.",
+			"SIGUSR2 does what levee upgrade does, with what is now in the program's file.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(*file)
 			if err != nil {
 				return err
 			}
 			if check {
-				return daemon.CheckUpgrade(cfg)
+				candidate, err := daemon.CheckUpgrade(cfg, versionNow().Version)
+				if err != nil {
+					return err
+				}
+				return writeJSON(cmd.OutOrStdout(), candidate)
 			}
 			var level slog.LevelVar
 			level.Set(cfg.Log.Level)
@@ -43,7 +46,7 @@ func newRun(file *string) *cobra.Command {
 			return daemon.Run(ctx, cfg, daemon.Reloading{File: *file, Load: load, Asked: reload, Level: &level}, versionNow().Version, log)
 		},
 	}
-	cmd.Flags().BoolVar(&check, "check-upgrade", false, "only say whether it could go on with the connections of the daemon that runs")
+	cmd.Flags().BoolVar(&check, "check-upgrade", false, "only say, as JSON, whether it could go on in the place of the daemon that runs")
 	return cmd
 }
 

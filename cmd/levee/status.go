@@ -47,6 +47,9 @@ func writeStatus(w io.Writer, s control.Status) error {
 		ready = "not ready"
 	}
 	fmt.Fprintf(&b, "levee %s, %s, up %v\n", s.Version, ready, time.Duration(s.UptimeSeconds)*time.Second)
+	if s.Drain != nil {
+		fmt.Fprintf(&b, "%s; new ones go to the servers themselves\n", drainText(*s.Drain))
+	}
 	if !s.Configuration.LastReloadSuccessful {
 		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n       %s\n",
 			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,9 +48,9 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("%d descriptors are open, %d at first", got, open)
 	}
 
-	g.write("levee.yaml", dir, strings.Replace(services, "capacity: 1000", "capacity: 2000", 1))
+	g.write("levee.yaml", dir, "tun: {name: tun7}\n"+services)
 	upgrade()
-	const refused = "flows is foreign: it is for 1000 flows, not for 2000"
+	const refused = "tun.name is tun7 now, and was tun0: it can't change in an upgrade"
 	g.until("an upgrade is refused", func() bool {
 		return strings.Contains(c.Output(), "upgrade refused") && strings.Contains(c.Output(), refused)
 	})
@@ -67,4 +70,209 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	g.same(before, "after upgrades and SIGTERM")
+}
+
+// program makes a file that root may execute.
+func program(t *testing.T, path string, content []byte) string {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestUpgradeVerb: levee upgrade waits for the next program, wherever that is, and tells what came of it.
+func TestUpgradeVerb(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	c := g.start()
+	running := g.snapshot()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := program(t, filepath.Join(g.dir, "next levee"), content)
+
+	code, stdout, stderr := g.levee("upgrade", next)
+	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "upgraded from "+versionNow().Version+" to "+versionNow().Version+" in ") {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+	if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.Pid())); err != nil || exe != next {
+		t.Errorf("the process is %s (%v), not %s", exe, err, next)
+	}
+	// A table of another size is no obstacle: the flow file is converted.
+	g.write("levee.yaml", dir, strings.Replace(services, "capacity: 1000", "capacity: 3000", 1))
+	code, stdout, stderr = g.levee("upgrade", "-o", "json")
+	var u upgraded
+	if err := json.Unmarshal([]byte(stdout), &u); err != nil || code != 0 || stderr != "" || u.Program != next || !u.Converted || u.Seconds <= 0 {
+		t.Errorf("%d %s %s, %v", code, stdout, stderr, err)
+	}
+	if _, stdout, _ = g.levee("status", "-o", "json"); !strings.Contains(stdout, `"capacity": 3000`) {
+		t.Errorf("status: %s", stdout)
+	}
+	if want := "different: it is for 1000 flows, not for 3000"; !strings.Contains(c.Output(), want) {
+		t.Errorf("the log doesn't say %q:\n%s", want, c.Output())
+	}
+	if diff := running.Diff(g.snapshot()); diff != "" {
+		t.Errorf("after the upgrades:\n%s", diff)
+	}
+}
+
+// TestUpgradeRefused: what can't go on is refused with the reason, and the daemon runs on as it was.
+func TestUpgradeRefused(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	mount(t, dir, "tmpfs", "size=8m,mode=0700")
+	c := g.start()
+	running := g.snapshot()
+	_, status, _ := g.levee("status", "-o", "json")
+	path := func(name string) string { return filepath.Join(g.dir, name) }
+	program(t, path("silent"), []byte("#!/bin/sh\nexit 0\n"))
+	program(t, path("failing"), []byte("#!/bin/sh\necho first >&2\necho 'levee: no way' >&2\nexit 1\n"))
+	program(t, path("other"), []byte("#!/bin/sh\necho '{\"answer\": 42}'\n"))
+	program(t, path("open"), []byte("#!/bin/sh\n"))
+	if err := os.Chmod(path("open"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(program(t, path("foreign"), nil), 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path("text"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, program, yaml, want string }{
+		{"no such file", path("missing"), services, path("missing") + ": no such file"},
+		{"not executable", path("text"), services, path("text") + " is not an executable file"},
+		{"a folder", g.dir, services, g.dir + " is not an executable file"},
+		{"anybody's", path("open"), services, path("open") + " can be written to by others"},
+		{"somebody's", path("foreign"), services, path("foreign") + " belongs to another user (uid 65534)"},
+		{"something that says nothing", path("silent"), services, path("silent") + " doesn't answer --check-upgrade: it is no levee, or one that is too old"},
+		{"something that says something else", path("other"), services, path("other") + " doesn't answer --check-upgrade"},
+		{"something that fails", path("failing"), services, path("failing") + " says: no way (exit status 1)"},
+		{"broken configuration", "", "services: 7\n", "levee.yaml: services"},
+		{"another TUN", "", "tun: {name: tun7}\n" + services, "tun.name is tun7 now, and was tun0"},
+		{"another table", "", "routing: {table: 7777}\n" + services, "routing.table is 7777 now, and was 7332"},
+		{"no routing", "", "routing: {manage: false}\n" + services, "routing.manage is false now, and was true"},
+		{"a flow file without room", "", strings.Replace(services, "capacity: 1000", "capacity: 100000", 1), "has to be converted: it needs 12 MB"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g.write("levee.yaml", dir, tt.yaml)
+			args := []string{}
+			if tt.program != "" {
+				args = append(args, tt.program)
+			}
+			code, stdout, stderr := g.levee("upgrade", args...)
+			if code != 1 || stdout != "" || strings.Count(stderr, "\n") != 1 ||
+				!strings.HasPrefix(stderr, "levee: not upgraded, the daemon runs on: ") || !strings.Contains(stderr, tt.want) {
+				t.Errorf("%d %q %q, want %q", code, stdout, stderr, tt.want)
+			}
+			if !strings.Contains(c.Output(), tt.want) {
+				t.Errorf("the log doesn't say %q", tt.want)
+			}
+		})
+	}
+	started := func(status string) string {
+		_, rest, _ := strings.Cut(status, `"started": `)
+		line, _, _ := strings.Cut(rest, "\n")
+		return line
+	}
+	g.write("levee.yaml", dir, services)
+	if _, now, _ := g.levee("status", "-o", "json"); started(now) == "" || started(now) != started(status) || !strings.Contains(now, `"ready": true`) {
+		t.Errorf("another daemon runs, or none: %s", now)
+	}
+	if diff := running.Diff(g.snapshot()); diff != "" {
+		t.Errorf("after refused upgrades:\n%s", diff)
+	}
+}
+
+// TestUpgradeUnkept: where flows don't outlive the process there is no upgrade.
+func TestUpgradeUnkept(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	mount(t, dir, "ramfs", "")
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c := g.start()
+	if code, _, stderr := g.levee("upgrade"); code != 1 || !strings.Contains(stderr, "connections would be lost: state_dir "+dir+" is not on a tmpfs") {
+		t.Errorf("%d %q", code, stderr)
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	g.end(c)
+}
+
+// TestUpgradeDies: if the next program fails after it has agreed, the verb says so, and the one after that goes on with what is left.
+func TestUpgradeDies(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	c := g.start()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	liar := program(t, filepath.Join(g.dir, "liar"), []byte("#!/bin/sh\nfor last; do :; done\n"+
+		"[ \"$last\" = --check-upgrade ] && exec "+self+" \"$@\"\nexit 3\n"))
+	if code, _, stderr := g.levee("upgrade", liar); code != 1 || !strings.Contains(stderr, "the daemon ended in its upgrade") {
+		t.Errorf("%d %q", code, stderr)
+	}
+	if code := g.end(c); code != 3 {
+		t.Errorf("exit code %d", code)
+	}
+	if _, err := g.lab.Gateway.Netlink().LinkByName("tun0"); err != nil {
+		t.Errorf("the TUN: %v", err)
+	}
+	if c = g.start(); !strings.Contains(c.Output(), "msg=ready") {
+		t.Errorf("the next one's log:\n%s", c.Output())
+	}
+}
+
+// TestDrainIdle: with no connection open a drain ends by itself, and everything is taken back as by SIGTERM.
+func TestDrainIdle(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	if code, _, stderr := g.levee("drain"); code != 1 || !strings.Contains(stderr, "no daemon on ") {
+		t.Errorf("without a daemon: %d %q", code, stderr)
+	}
+	before := g.snapshot()
+	c := g.start()
+	if code, _, stderr := g.levee("drain", "--cancel"); code != 1 || stderr != "levee: levee isn't draining\n" {
+		t.Errorf("cancel without a drain: %d %q", code, stderr)
+	}
+	code, stdout, stderr := g.levee("drain", "-o", "json")
+	if code != 0 || stderr != "" {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+	var states []string
+	for dec := json.NewDecoder(strings.NewReader(stdout)); ; {
+		var line struct {
+			State string `json:"state"`
+		}
+		err := dec.Decode(&line)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, line.State)
+	}
+	if n := len(states); n < 3 || states[0] != "draining" || states[n-1] != "drained" {
+		t.Errorf("states %v", states)
+	}
+	// The verb has waited.
+	select {
+	case <-c.Done():
+	default:
+		t.Error("the daemon runs on")
+	}
+	if code := g.end(c); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	g.same(before, "after the drain")
 }

@@ -91,7 +91,12 @@ type Status struct {
 	Version       string  `json:"version"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
 	Ready         bool    `json:"ready"`
-	Flows         struct {
+	// Drain is nil unless levee drains.
+	Drain *struct {
+		State       string `json:"state"`
+		Connections int    `json:"connections"`
+	} `json:"drain"`
+	Flows struct {
 		Open       int `json:"open"`
 		Opening    int `json:"opening"`
 		Closing    int `json:"closing"`

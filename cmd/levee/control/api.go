@@ -10,10 +10,14 @@ import (
 // Status is the daemon at one moment.
 type Status struct {
 	Version string `json:"version"`
+	// Started is when the program began; an upgrade begins another.
+	Started time.Time `json:"started"`
 	// UptimeSeconds is whole seconds since the daemon started.
 	UptimeSeconds int64 `json:"uptime_seconds"`
 	// Ready says that everything is in place and traffic is protected.
-	Ready         bool          `json:"ready"`
+	Ready bool `json:"ready"`
+	// Drain is there while levee drains.
+	Drain         *Drain        `json:"drain,omitempty"`
 	Configuration Configuration `json:"configuration"`
 	Flows         Flows         `json:"flows"`
 	EarlyData     EarlyData     `json:"early_data"`

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Time limits of the client: a daemon that hangs is an error, not a wait.
@@ -55,6 +57,28 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return one[Status](ctx, c, "/v1/status")
 }
 
+// PID asks the kernel which process listens on the socket. It is 0 if that is not in this process's PID namespace.
+func (c *Client) PID(ctx context.Context) (int, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", c.path)
+	if err != nil {
+		return 0, c.explain(err)
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) { peer, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return 0, err
+	}
+	if failed != nil {
+		return 0, failed
+	}
+	return int(peer.Pid), nil
+}
+
 // Explain asks what becomes of a SYN.
 func (c *Client) Explain(ctx context.Context, q Question) (Explanation, error) {
 	return one[Explanation](ctx, c, "/v1/explain?"+q.query().Encode())
@@ -62,7 +86,12 @@ func (c *Client) Explain(ctx context.Context, q Question) (Explanation, error) {
 
 // one reads an answer that is one object.
 func one[T any](ctx context.Context, c *Client, path string) (v T, err error) {
-	body, err := c.get(ctx, path)
+	return decoded[T](ctx, c, http.MethodGet, path)
+}
+
+// decoded is one for any method.
+func decoded[T any](ctx context.Context, c *Client, method, path string) (v T, err error) {
+	body, err := c.ask(ctx, method, path)
 	if err != nil {
 		return v, err
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,35 @@ type fake struct {
 	proxy *proxy.Proxy
 	// during, if set, is called for each flow.
 	during func(i int)
+	// began is called when an upgrade begins; refusal refuses it, and drains.
+	began func(program string)
+	// drains is what a drain comes to, a line each look; asked is with which time-out.
+	drains []Drain
+	asked  time.Duration
+	mu     sync.Mutex // guards drains and asked
+}
+
+func (f *fake) Upgrade(program string) (Upgrade, func(), error) {
+	return Upgrade{Program: program, Version: "v2", Converts: true}, func() { f.began(program) }, f.refusal
+}
+
+func (f *fake) Drain(timeout time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = timeout
+	return f.refusal
+}
+
+func (f *fake) CancelDrain() error { return f.refusal }
+
+func (f *fake) DrainProgress() Drain {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := f.drains[0]
+	if len(f.drains) > 1 {
+		f.drains = f.drains[1:]
+	}
+	return now
 }
 
 func (f *fake) Status() Status { return f.status }

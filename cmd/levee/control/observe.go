@@ -298,12 +298,12 @@ func (l *lines) write(v any) error { return errors.Join(l.put(v), l.flush()) }
 // Observe asks for decisions and calls yield for each line as it arrives, until the daemon has no more to say. An error of yield, or of
 // ctx, ends it and is returned.
 func (c *Client) Observe(ctx context.Context, w Watch, yield func(Observation) error) error {
-	return stream(ctx, c, "/v1/observe?"+w.query().Encode(), yield)
+	return stream(ctx, c, http.MethodGet, "/v1/observe?"+w.query().Encode(), yield)
 }
 
 // stream calls yield for each line of an answer.
-func stream[T any](ctx context.Context, c *Client, path string, yield func(T) error) error {
-	body, err := c.get(ctx, path)
+func stream[T any](ctx context.Context, c *Client, method, path string, yield func(T) error) error {
+	body, err := c.ask(ctx, method, path)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,15 @@ type Source interface {
 	Services() []string
 	// Reload reads the configuration again and says what has changed, or changes nothing and says what is wrong.
 	Reload() (changes []string, err error)
+	// Upgrade asks the program in a file, or that which is now in the daemon's own if the path is empty, whether it could go on, and returns
+	// what has it do so at last, after which the daemon is gone. An error leaves everything as it is.
+	Upgrade(program string) (u Upgrade, begin func(), err error)
+	// Drain begins to drain, and to stop after that, or gives the drain that goes on another time-out; 0 is none.
+	Drain(timeout time.Duration) error
+	// DrainProgress is how far the latest drain is.
+	DrainProgress() Drain
+	// CancelDrain protects again, or says why it is too late.
+	CancelDrain() error
 	// Explain says what becomes of a SYN. The error is about the question, in one line.
 	Explain(q Question) (Explanation, error)
 	// Observe begins to look at decisions; the caller closes it.
@@ -71,6 +80,9 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
+	mux.HandleFunc("POST /v1/upgrade", func(w http.ResponseWriter, r *http.Request) { serveUpgrade(w, r, source) })
+	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, r *http.Request) { serveDrain(w, r, source) })
+	mux.HandleFunc("DELETE /v1/drain", func(w http.ResponseWriter, _ *http.Request) { serveCancelDrain(w, source) })
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) { serveExplain(w, r, source) })
 	mux.HandleFunc("GET /v1/observe", func(w http.ResponseWriter, r *http.Request) { serveObserve(w, r, source) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -30,18 +30,24 @@ type daemon struct {
 	secret cookie.Secret
 	device *tunnel.Device
 	proxy  *proxy.Proxy
+	// workers are in the order of the TUN's queues.
+	workers []*proxy.Worker
 	// flowState is where the flows are; nil if they are in memory only, for the reason in notKept.
 	flowState *proxy.FlowState
 	notKept   string
+	// converted is what became of the flows in a file that had to be converted.
+	converted proxy.Conversion
 	// servers is what is known of the servers; prober is nil if they aren't probed.
 	servers *servers.Table
 	prober  *prober.Prober
 	trend   trend
 	undo    undo
 
-	// upgradeTo is the program that goes on after this run, nil if none does, with the descriptors of the TUN.
-	upgradeTo   atomic.Pointer[string]
-	descriptors []int
+	watchdog watchdog
+	upgrades upgrades
+	drains   drains
+	// drained ends the run when a drain is over.
+	drained chan struct{}
 
 	ready atomic.Bool
 	// failed takes the first error of whatever runs; later ones are only logged.
@@ -52,12 +58,12 @@ type daemon struct {
 // before it returns; what could not be is logged and makes an error. But if something fails while there may be connections, from
 // this process or one before, what they need stays for the next: the TUN, the rules and the flow file.
 func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
-	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1)}
+	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{})}
 	d.reloads.Reloading = reloading
 	d.reloads.cfg.Store(&cfg)
 	d.reloads.status.Store(&control.Configuration{LoadedAt: d.start, LastReloadSuccessful: true})
 	err := d.run(ctx)
-	stay := err != nil && (d.Ready() || d.device != nil && d.device.Attached())
+	stay := err != nil && (d.ready.Load() || d.device != nil && d.device.Attached())
 	d.ready.Store(false)
 	if stay && !errors.Is(err, errUpgrade) {
 		log.Warn("the TUN, the rules and open connections stay for the next levee run: start it, or run levee cleanup")
@@ -78,8 +84,8 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
-		d.allowReloads,
+		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
+		d.allowReloads, d.allowDrains,
 	} {
 		if ctx.Err() != nil {
 			return nil // asked to stop before it was up
@@ -96,6 +102,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	select {
 	case <-ctx.Done():
+		d.log.Info("stopping")
+		return nil
+	case <-d.drained:
 		d.log.Info("stopping")
 		return nil
 	case err := <-d.failed:

@@ -11,13 +11,19 @@ import (
 // openFlows maps the file in which the flows outlive this process. Without one, because state_dir is on a disk, levee works all the
 // same.
 func (d *daemon) openFlows() error {
-	state, aside, err := flowfile.Open(d.cfg.StateDir, d.cfg.Flows.Capacity)
+	state, note, err := flowfile.Open(d.cfg.StateDir, d.cfg.Flows.Capacity)
 	if errors.Is(err, flowfile.ErrNotVolatile) {
 		d.notKept = err.Error()
 		return nil
 	}
-	if aside != "" {
-		d.log.Warn("flow file set aside", "why", aside)
+	if note.Aside != "" {
+		d.log.Warn("flow file set aside", "why", note.Aside)
+	}
+	if d.converted = note.Conversion; note.Converted != "" {
+		d.log.Info("flow file converted", "why", note.Converted, "flows", d.converted.Flows, "rewritten", d.converted.Rewritten)
+	}
+	if d.converted.NoRoom > 0 {
+		d.log.Warn("flows.capacity has no room for these flows", "flows", d.converted.NoRoom)
 	}
 	if err != nil {
 		return err
@@ -49,6 +55,6 @@ func (d *daemon) kept() control.Kept {
 	}
 	r := d.proxy.Restored()
 	return control.Kept{
-		File: flowfile.Path(d.cfg.StateDir), Restored: r.Flows, Lost: r.Rewritten + r.Unserved + r.Senseless,
+		File: flowfile.Path(d.cfg.StateDir), Restored: r.Flows, Lost: r.Rewritten + r.Unserved + r.Senseless + d.converted.Rewritten + d.converted.NoRoom,
 	}
 }

@@ -98,6 +98,9 @@ func (d *daemon) reload(now time.Time) ([]string, error) {
 	if !r.open {
 		return nil, errors.New("levee is starting or stopping: try again")
 	}
+	if d.drains.active() {
+		return nil, errors.New("levee is draining, and then stops: levee drain --cancel first")
+	}
 	was := r.cfg.Load()
 	next, err := r.Load()
 	if err != nil {

@@ -16,9 +16,13 @@ import (
 // Status implements control.Source.
 func (d *daemon) Status() control.Status {
 	s := control.NewStatus(d.proxy.Snapshot())
-	s.Version = d.version
+	s.Version, s.Started = d.version, d.start
 	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
 	s.Ready = d.Ready()
+	if d.drains.active() {
+		progress := d.DrainProgress()
+		s.Drain = &progress
+	}
 	s.Configuration = d.Configuration()
 	s.Flows.Kept = d.kept()
 	s.TUN = control.TUN{
@@ -87,8 +91,8 @@ func (d *daemon) Services() []string {
 	return names
 }
 
-// Ready implements metrics.Source.
-func (d *daemon) Ready() bool { return d.ready.Load() }
+// Ready implements metrics.Source. Nothing new is protected while levee drains.
+func (d *daemon) Ready() bool { return d.ready.Load() && !d.drains.active() }
 
 // Snapshot implements metrics.Source.
 func (d *daemon) Snapshot() proxy.Snapshot { return d.proxy.Snapshot() }

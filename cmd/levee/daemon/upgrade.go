@@ -3,17 +3,22 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"levee/cmd/levee/config"
+	"levee/cmd/levee/control"
 	"levee/cmd/levee/flowfile"
 )
 
@@ -22,26 +27,83 @@ const (
 	descriptorsEnv = "_LEVEE_TUN_DESCRIPTORS"
 	// checkFlag has `levee run` only look whether it could go on here.
 	checkFlag = "--check-upgrade"
-	// checkTimeout bounds that.
-	checkTimeout = 20 * time.Second
+	// checkTimeout bounds that: less than a client waits for an answer.
+	checkTimeout = 8 * time.Second
 )
 
 // errUpgrade ends a run for another program to go on.
 var errUpgrade = errors.New("upgrade")
 
-// CheckUpgrade says why a daemon with this configuration could not go on in the place of the one that runs. It changes nothing.
-func CheckUpgrade(cfg config.Config) error {
-	if _, err := NewLayout(cfg); err != nil {
-		return err
+// upgrades is how the program is replaced.
+type upgrades struct {
+	// program is the file that this one was started from.
+	program string
+	// to is the program that goes on after this run, nil if none does; descriptors are then those of the TUN.
+	to          atomic.Pointer[string]
+	descriptors []int
+
+	// mu lets one program at a time be asked.
+	mu sync.Mutex
+}
+
+// Candidate is what a levee says of itself when it is asked whether it could go on in the place of one that runs: as JSON on its
+// standard output. A program that says nothing is none.
+type Candidate struct {
+	// Levee is its version.
+	Levee string `json:"levee"`
+	// Converts says that it has to convert the flow file.
+	Converts bool `json:"converts"`
+	// Place is what it must have in common with the one that runs.
+	Place place `json:"place"`
+}
+
+// place is where a levee leaves what the next one goes on with. A levee of another place would leave it there for good.
+type place struct {
+	StateDir string `json:"state_dir"`
+	TUN      string `json:"tun"`
+	Manage   bool   `json:"manage"`
+	Table    int    `json:"table"`
+	Priority int    `json:"priority"`
+}
+
+func placeOf(cfg *config.Config) place {
+	return place{StateDir: cfg.StateDir, TUN: cfg.TUN.Name, Manage: cfg.Routing.Manage, Table: cfg.Routing.Table, Priority: cfg.Routing.Priority}
+}
+
+// differs names the first key in which another place differs.
+func (p place) differs(o place) error {
+	for _, x := range []struct {
+		key     string
+		was, is any
+	}{
+		{"state_dir", p.StateDir, o.StateDir},
+		{"tun.name", p.TUN, o.TUN},
+		{"routing.manage", p.Manage, o.Manage},
+		{"routing.table", p.Table, o.Table},
+		{"routing.priority", p.Priority, o.Priority},
+	} {
+		if x.was != x.is {
+			return fmt.Errorf("%s is %v now, and was %v: it can't change in an upgrade, restart levee", x.key, x.is, x.was)
+		}
 	}
-	return flowfile.Check(cfg.StateDir, cfg.Flows.Capacity)
+	return nil
+}
+
+// CheckUpgrade says whether a daemon of this version with this configuration could go on in the place of the one that runs. It changes nothing.
+func CheckUpgrade(cfg config.Config, version string) (Candidate, error) {
+	c := Candidate{Levee: version, Place: placeOf(&cfg)}
+	if _, err := NewLayout(cfg); err != nil {
+		return c, err
+	}
+	var err error
+	c.Converts, err = flowfile.Check(cfg.StateDir, cfg.Flows.Capacity)
+	return c, err
 }
 
 // listenUpgrade has SIGUSR2 replace the program by what is now in the file that it was started from. If that can't go on
 // with the connections, it says so and this one runs on.
-func (d *daemon) listenUpgrade() error {
-	program, err := os.Executable()
-	if err != nil {
+func (d *daemon) listenUpgrade() (err error) {
+	if d.upgrades.program, err = os.Executable(); err != nil {
 		return fmt.Errorf("find out which program this is: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
@@ -54,54 +116,105 @@ func (d *daemon) listenUpgrade() error {
 				return
 			case <-signals:
 			}
-			if err := d.checkUpgrade(ctx, program); err != nil {
-				d.log.Error("upgrade refused, running on", "program", program, "error", err)
-				continue
+			if _, begin, err := d.Upgrade(""); err == nil { // which logs
+				begin()
 			}
-			d.upgradeTo.Store(&program)
-			d.fail(errUpgrade)
-			return
 		}
 	})
 	return nil
 }
 
-// checkUpgrade asks a program whether it could go on.
-func (d *daemon) checkUpgrade(ctx context.Context, program string) error {
-	if d.flowState == nil {
-		return fmt.Errorf("connections would be lost: %s", d.notKept)
+// Upgrade implements control.Source.
+func (d *daemon) Upgrade(program string) (u control.Upgrade, begin func(), err error) {
+	if program == "" {
+		program = d.upgrades.program
 	}
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	c, err := d.checkUpgrade(program)
+	if err != nil {
+		d.log.Error("upgrade refused, running on", "program", program, "error", err)
+		return u, nil, err
+	}
+	begin = func() {
+		d.upgrades.to.Store(&program)
+		d.fail(errUpgrade)
+	}
+	return control.Upgrade{Program: program, Version: c.Levee, Converts: c.Converts}, begin, nil
+}
+
+// checkUpgrade asks a program whether it could go on.
+func (d *daemon) checkUpgrade(program string) (c Candidate, err error) {
+	if !d.upgrades.mu.TryLock() {
+		return c, errors.New("another program is being asked: try again")
+	}
+	defer d.upgrades.mu.Unlock()
+	switch {
+	case !d.Ready():
+		return c, errors.New("levee is starting, draining or stopping: try again, or levee drain --cancel first")
+	case d.flowState == nil:
+		return c, fmt.Errorf("connections would be lost: %s", d.notKept)
+	}
+	if err := checkProgram(program); err != nil {
+		return c, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, append(os.Args[1:], checkFlag)...)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	if err := cmd.Run(); err != nil {
+	cmd.WaitDelay = time.Second // for children of its own that keep its output open
+	var answer, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &answer, &said
+	switch err := cmd.Run(); {
+	case ctx.Err() != nil:
+		return c, fmt.Errorf("%s has not answered %s in %v: is it levee?", program, checkFlag, checkTimeout)
+	case err != nil:
 		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
-		return fmt.Errorf("%w: %s", err, lines[len(lines)-1])
+		return c, fmt.Errorf("%s says: %s (%w)", program, strings.TrimPrefix(lines[len(lines)-1], "levee: "), err)
+	}
+	if err := json.Unmarshal(answer.Bytes(), &c); err != nil || c.Levee == "" {
+		return c, fmt.Errorf("%s doesn't answer %s: it is no levee, or one that is too old", program, checkFlag)
+	}
+	return c, placeOf(&d.cfg).differs(c.Place)
+}
+
+// checkProgram refuses files that root had better not execute.
+func checkProgram(path string) error {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("program %s: %w", path, withoutPath(err))
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !filepath.IsAbs(path):
+		return fmt.Errorf("program %s: name it by its whole path", path)
+	case !fi.Mode().IsRegular() || fi.Mode().Perm()&0o111 == 0:
+		return fmt.Errorf("program %s is not an executable file", path)
+	case fi.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("program %s can be written to by others (%v): chmod go-w it", path, fi.Mode())
+	case ok && st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("program %s belongs to another user (uid %d): install it as root", path, st.Uid)
 	}
 	return nil
 }
 
 // leaveTUN is for the end of a run after which there may be connections.
 func (d *daemon) leaveTUN() error {
-	if d.upgradeTo.Load() == nil {
+	if d.upgrades.to.Load() == nil {
 		return d.device.Leave()
 	}
 	fds, err := d.device.HandOver()
-	d.descriptors = fds
+	d.upgrades.descriptors = fds
 	return err
 }
 
 // upgrade executes the next program, with the queues of the TUN, when everything else has ended. It returns only if that fails.
 func (d *daemon) upgrade() error {
 	var list []string
-	for _, fd := range d.descriptors {
+	for _, fd := range d.upgrades.descriptors {
 		list = append(list, strconv.Itoa(fd))
 	}
-	program := *d.upgradeTo.Load()
+	program := *d.upgrades.to.Load()
 	d.log.Info("upgrading", "program", program)
-	err := syscall.Exec(program, os.Args, append(os.Environ(), descriptorsEnv+"="+strings.Join(list, ",")))
+	args := append([]string{program}, os.Args[1:]...)
+	err := syscall.Exec(program, args, append(os.Environ(), descriptorsEnv+"="+strings.Join(list, ",")))
 	return fmt.Errorf("upgrade to %s: %w: start levee again, it goes on with the connections", program, err)
 }
 

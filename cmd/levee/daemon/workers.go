@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"levee/proxy"
+	"golang.org/x/sys/unix"
 )
 
 // startWorkers runs one worker for each queue, each on a thread of its own. The first
@@ -18,19 +18,20 @@ func (d *daemon) startWorkers() (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group errgroup.Group
 	// All before the first runs, as NewWorker asks.
-	var workers []*proxy.Worker
 	for _, queue := range d.device.Queues() {
-		workers = append(workers, d.proxy.NewWorker(queue))
+		d.workers = append(d.workers, d.proxy.NewWorker(linkOf(queue)))
 	}
+	d.watchdog.threads = make([]atomic.Int64, len(d.workers))
 	// A worker that comes back from waiting must never queue for its share of Go's scheduler behind other workers:
 	// who runs is the kernel's to decide. The two more are for everything else that the daemon does.
-	if n := len(workers) + 2; runtime.GOMAXPROCS(0) < n {
+	if n := len(d.workers) + 2; runtime.GOMAXPROCS(0) < n {
 		runtime.GOMAXPROCS(n)
 	}
-	for i, worker := range workers {
+	for i, worker := range d.workers {
 		group.Go(func() error {
 			// Never unlocked: nothing else is to run on the thread of a busy worker.
 			runtime.LockOSThread()
+			d.watchdog.threads[i].Store(int64(unix.Gettid()))
 			err := worker.Run(ctx)
 			if err == nil && ctx.Err() == nil {
 				err = errors.New("ended by itself")

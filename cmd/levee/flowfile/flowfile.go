@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,52 +31,74 @@ const (
 // Path is the flow file of a state_dir.
 func Path(dir string) string { return filepath.Join(dir, fileName) }
 
-// Open maps the flow file of a folder that nobody else uses, for so many flows. If there is none it makes one. One that can't be used is
-// set aside, and a new one made; aside then says why, in one line. Errors are one line with the remedy.
-func Open(dir string, capacity int) (state *proxy.FlowState, aside string, err error) {
+// Note is what there is to say about a flow file that was opened.
+type Note struct {
+	// Aside says, in one line, why the file that was there could not be used and where it is kept. It is empty if none was set aside.
+	Aside string
+	// Converted says why the file that was there had to be converted, and Conversion what became of its flows. It is empty if none was.
+	Converted  string
+	Conversion proxy.Conversion
+}
+
+// Open maps the flow file of a folder that nobody else uses, for so many flows. If there is none it makes one; one of another version of levee,
+// or for another number of flows, it replaces by a copy that is as it has to be. One that can't be used is set aside, and a new one made.
+// Errors are one line with the remedy.
+func Open(dir string, capacity int) (state *proxy.FlowState, note Note, err error) {
 	if err := checkVolatile(dir); err != nil {
-		return nil, "", err
+		return nil, note, err
 	}
-	state, err = open(dir, capacity)
+	state, err = open(dir, capacity, &note)
 	var unusable *unusableError
 	switch {
 	case err == nil:
-		return state, "", nil
+		return state, note, nil
 	case errors.Is(err, os.ErrNotExist):
 	case errors.As(err, &unusable):
 		kept := filepath.Join(dir, asideName)
 		if err := os.Rename(Path(dir), kept); err != nil {
-			return nil, "", fmt.Errorf("flow file %s is %w, and can't be set aside: %w: remove it", Path(dir), unusable.why, err)
+			return nil, note, fmt.Errorf("flow file %s is %w, and can't be set aside: %w: remove it", Path(dir), unusable.why, err)
 		}
-		aside = fmt.Sprintf("flow file %s is %v: kept as %s, all connections begin anew", Path(dir), unusable.why, kept)
+		note.Aside = fmt.Sprintf("flow file %s is %v: kept as %s, all connections begin anew", Path(dir), unusable.why, kept)
 	default:
-		return nil, "", fmt.Errorf("flow file %s: %w", Path(dir), err)
+		return nil, note, fmt.Errorf("flow file %s: %w", Path(dir), err)
 	}
-	state, err = create(dir, capacity)
+	state, err = create(dir, capacity, nil)
 	if err != nil {
-		return nil, aside, fmt.Errorf("flow file %s: %w", Path(dir), err)
+		return nil, note, fmt.Errorf("flow file %s: %w", Path(dir), err)
 	}
-	return state, aside, nil
+	return state, note, nil
 }
 
-// Check says why a levee of this capacity could not go on with the flow file of a folder. It changes nothing, and may be called
-// while another process uses the file. No file is no reason.
-func Check(dir string, capacity int) error {
+// Check says why a levee of this capacity could not go on with the flow file of a folder and all of its connections, and whether it has to
+// convert the file. It changes nothing, and may be called while another process uses the file. No file is no reason.
+func Check(dir string, capacity int) (converts bool, err error) {
 	fd, err := openFile(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		defer unix.Close(fd)
-		var state *proxy.FlowState
-		if state, err = read(fd, capacity); err == nil {
-			_ = unix.Munmap(state.Memory)
-		}
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("flow file %s is %w", Path(dir), err)
+		return false, fmt.Errorf("flow file %s is %w", Path(dir), err)
 	}
-	return nil
+	defer unix.Close(fd)
+	state, differs, err := read(fd, capacity)
+	if err != nil {
+		return false, fmt.Errorf("flow file %s is %w", Path(dir), err)
+	}
+	defer func() { _ = unix.Munmap(state.Memory) }()
+	if differs == nil {
+		return false, nil
+	}
+	if live := state.Live(); live > capacity {
+		return true, fmt.Errorf("flow file %s has %d connections: there is no room for them in flows.capacity %d", Path(dir), live, capacity)
+	}
+	free, err := room(dir)
+	if err == nil && int64(proxy.FlowStateBytes(capacity)) > free {
+		err = noRoom(dir, int64(proxy.FlowStateBytes(capacity)), free)
+	}
+	if err != nil {
+		return true, fmt.Errorf("flow file %s has to be converted: %w", Path(dir), err)
+	}
+	return true, nil
 }
 
 // Remove removes the flow file of a folder, and what was set aside, and says what it has removed.
@@ -133,15 +156,24 @@ func checkVolatile(dir string) error {
 	return nil
 }
 
-func open(dir string, capacity int) (*proxy.FlowState, error) {
+func open(dir string, capacity int, note *Note) (*proxy.FlowState, error) {
 	fd, err := openFile(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	state, err := read(fd, capacity)
+	state, differs, err := read(fd, capacity)
 	if err != nil {
 		return nil, err
+	}
+	if differs != nil {
+		defer func() { _ = unix.Munmap(state.Memory) }()
+		// The old file is there, whole, until the new one is.
+		return create(dir, capacity, func(converted *proxy.FlowState) (err error) {
+			note.Converted = differs.Error()
+			note.Conversion, err = converted.Convert(state, capacity)
+			return err
+		})
 	}
 	// Somebody may have punched holes into it: without room for them a store would end the process.
 	if err := allocate(fd, dir, len(state.Memory)); err != nil {
@@ -182,34 +214,40 @@ func openFile(dir string) (fd int, err error) {
 	return fd, nil
 }
 
-// read maps a file that exists and looks whether a Proxy can go on with it.
-func read(fd, capacity int) (*proxy.FlowState, error) {
+// read maps a file that exists and looks whether a Proxy can go on with it, or why it has to be converted for that.
+func read(fd, capacity int) (state *proxy.FlowState, differs, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if largest := int64(proxy.FlowStateBytes(proxy.MaxCapacity)); st.Size == 0 || st.Size > largest {
-		return nil, &unusableError{fmt.Errorf("%w: it is %d bytes long", proxy.ErrStateDamaged, st.Size)}
+	if largest := int64(proxy.FlowStateBytes(proxy.MaxCapacity)) * largestRecords; st.Size == 0 || st.Size > largest {
+		return nil, nil, &unusableError{fmt.Errorf("%w: it is %d bytes long", proxy.ErrStateDamaged, st.Size)}
 	}
 	memory, err := mapShared(fd, int(st.Size))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	state, err := stateOf(memory)
+	state, err = stateOf(memory)
 	if err == nil {
-		if why := state.Check(capacity); why != nil {
+		switch why := state.Check(capacity); {
+		case errors.Is(why, proxy.ErrStateDiffers):
+			return state, why, nil
+		case why != nil:
 			err = &unusableError{why}
 		}
 	}
 	if err != nil {
 		_ = unix.Munmap(memory)
-		return nil, err
+		return nil, nil, err
 	}
-	return state, nil
+	return state, nil, nil
 }
 
-// create makes a new file, which appears under its name when it is complete.
-func create(dir string, capacity int) (*proxy.FlowState, error) {
+// largestRecords is how much larger the records of other versions of levee may be.
+const largestRecords = 2
+
+// create makes a new file, which appears under its name when it is complete: empty, or as fill makes it.
+func create(dir string, capacity int, fill func(*proxy.FlowState) error) (*proxy.FlowState, error) {
 	temporary := filepath.Join(dir, newName)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -225,6 +263,13 @@ func create(dir string, capacity int) (*proxy.FlowState, error) {
 	if err == nil {
 		memory, err = mapShared(fd, bytes)
 	}
+	var state *proxy.FlowState
+	if err == nil {
+		state, err = stateOf(memory)
+	}
+	if err == nil && fill != nil {
+		err = fill(state)
+	}
 	if err == nil {
 		err = os.Rename(temporary, Path(dir))
 	}
@@ -232,34 +277,48 @@ func create(dir string, capacity int) (*proxy.FlowState, error) {
 		_ = os.Remove(temporary)
 		return nil, err
 	}
-	return stateOf(memory)
+	return state, nil
 }
 
 // allocate sees to it that every byte of the file has memory: a store into a mapping that finds the tmpfs full ends the process.
 func allocate(fd int, dir string, bytes int) error {
 	var st unix.Stat_t
-	var fs unix.Statfs_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if err := unix.Fstatfs(fd, &fs); err != nil {
+	free, err := room(dir)
+	if err != nil {
 		return err
 	}
 	const block = 512 // the unit of st_blocks
-	free, missing := int64(fs.Bavail)*fs.Bsize, int64(bytes)-st.Blocks*block
-	err := error(nil)
-	if fs.Blocks > 0 && missing > free { // a tmpfs of no blocks has no limit
+	if int64(bytes)-st.Blocks*block > free {
 		err = unix.ENOSPC
 	} else {
 		err = unix.Fallocate(fd, 0, 0, int64(bytes))
 	}
 	if errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("it needs %d MB, and %s has %d MB free: make room, enlarge the tmpfs, or lower flows.capacity", missing>>20, dir, free>>20)
+		return noRoom(dir, int64(bytes), free)
 	}
 	if err != nil {
 		return fmt.Errorf("allocate %d MB: %w", bytes>>20, err)
 	}
 	return nil
+}
+
+// room is how many bytes are free in the tmpfs of a folder.
+func room(dir string) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, err
+	}
+	if fs.Blocks == 0 { // it has no limit
+		return math.MaxInt64, nil
+	}
+	return int64(fs.Bavail) * fs.Bsize, nil
+}
+
+func noRoom(dir string, bytes, free int64) error {
+	return fmt.Errorf("it needs %d MB, and %s has %d MB free: make room, enlarge the tmpfs, or lower flows.capacity", bytes>>20, dir, free>>20)
 }
 
 // mapShared maps the first bytes of a file. What a Proxy uses of it is never unmapped: flows may be looked at until the process

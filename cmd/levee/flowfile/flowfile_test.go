@@ -2,6 +2,8 @@ package flowfile
 
 import (
 	"bytes"
+	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,9 +36,9 @@ func volatileDir(t *testing.T) string {
 // write makes a flow file as a Proxy would leave it: with a header, of which only its own package knows more.
 func write(t *testing.T, dir string) []byte {
 	t.Helper()
-	state, aside, err := Open(dir, capacity)
-	if err != nil || aside != "" || !state.Fresh() {
-		t.Fatalf("open a new one: %v, %q", err, aside)
+	state, note, err := Open(dir, capacity)
+	if err != nil || note != (Note{}) || !state.Fresh() {
+		t.Fatalf("open a new one: %v, %+v", err, note)
 	}
 	use(t, state)
 	b, err := os.ReadFile(Path(dir))
@@ -49,12 +51,12 @@ func write(t *testing.T, dir string) []byte {
 func TestGoesOn(t *testing.T) {
 	dir := volatileDir(t)
 	write(t, dir)
-	if err := Check(dir, capacity); err != nil {
-		t.Errorf("Check: %v", err)
+	if converts, err := Check(dir, capacity); err != nil || converts {
+		t.Errorf("Check: %t, %v", converts, err)
 	}
-	state, aside, err := Open(dir, capacity)
-	if err != nil || aside != "" || state.Fresh() {
-		t.Errorf("open again: %v, %q", err, aside)
+	state, note, err := Open(dir, capacity)
+	if err != nil || note != (Note{}) || state.Fresh() {
+		t.Errorf("open again: %v, %+v", err, note)
 	}
 	fi, err := os.Stat(Path(dir))
 	must(t, err)
@@ -79,12 +81,9 @@ func TestUnusable(t *testing.T) {
 		{"something else", func(t *testing.T, path, _ string) {
 			must(t, os.WriteFile(path, bytes.Repeat([]byte("text\n"), 10000), 0o600))
 		}, "damaged: it doesn't begin as a flow file does"},
-		{"of another capacity", func(t *testing.T, path, _ string) {
-			must(t, os.Remove(path))
-			state, _, err := Open(filepath.Dir(path), 2*capacity)
-			must(t, err)
-			use(t, state)
-		}, "foreign: it is for 2000 flows, not for 1000"},
+		{"of a later version", func(t *testing.T, path, _ string) { setVersion(t, path, 3) }, "foreign: its version is 3, this levee knows those up to 2"},
+		{"of no version", func(t *testing.T, path, _ string) { setVersion(t, path, 0) }, "foreign: its version is 0"},
+		{"of another boot", func(t *testing.T, path, _ string) { setByte(t, path, 40) }, "foreign: it is from before the machine's start"},
 		{"a symbolic link", func(t *testing.T, path, outside string) {
 			must(t, os.Remove(path))
 			must(t, os.Symlink(outside, path))
@@ -112,15 +111,15 @@ func TestUnusable(t *testing.T) {
 			must(t, os.WriteFile(outside, []byte("not levee's"), 0o600))
 			tt.spoil(t, Path(dir), outside)
 
-			if err := Check(dir, capacity); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, err := Check(dir, capacity); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Check: %v, want %q", err, tt.want)
 			}
-			state, aside, err := Open(dir, capacity)
+			state, note, err := Open(dir, capacity)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !state.Fresh() || !strings.Contains(aside, tt.want) || strings.Contains(aside, "\n") {
-				t.Errorf("fresh %t, %q; want %q", state.Fresh(), aside, tt.want)
+			if !state.Fresh() || !strings.Contains(note.Aside, tt.want) || strings.Contains(note.Aside, "\n") || note.Converted != "" {
+				t.Errorf("fresh %t, %+v; want %q", state.Fresh(), note, tt.want)
 			}
 			use(t, state)
 			if _, err := os.Lstat(filepath.Join(dir, asideName)); err != nil {
@@ -132,8 +131,8 @@ func TestUnusable(t *testing.T) {
 			if _, err := os.Stat(outside + "-gone"); err == nil {
 				t.Error("the target of a link was made")
 			}
-			if state, aside, err = Open(dir, capacity); err != nil || aside != "" || state.Fresh() {
-				t.Errorf("the new one can't be used: %v, %q", err, aside)
+			if state, note, err = Open(dir, capacity); err != nil || note != (Note{}) || state.Fresh() {
+				t.Errorf("the new one can't be used: %v, %+v", err, note)
 			}
 		})
 	}
@@ -159,8 +158,8 @@ func TestHoles(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 8192, size-8192))
-	if _, aside, err := Open(dir, capacity); err != nil || aside != "" {
-		t.Errorf("%v, %q", err, aside)
+	if _, note, err := Open(dir, capacity); err != nil || note != (Note{}) {
+		t.Errorf("%v, %+v", err, note)
 	}
 	var st unix.Stat_t
 	must(t, unix.Fstat(int(f.Fd()), &st))
@@ -201,6 +200,77 @@ func use(t *testing.T, state *proxy.FlowState) {
 		IdleTimeout: time.Hour, TransitoryTimeout: time.Minute, MTU: 1500, Capacity: records, State: state,
 	}, time.Now())
 	must(t, err)
+}
+
+// reseal changes a header and makes it match its checksum again, as another levee would have written it.
+func reseal(t *testing.T, path string, change func(header []byte)) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	header := make([]byte, 4096)
+	_, err = f.ReadAt(header, 0)
+	must(t, err)
+	change(header)
+	const checksumAt, describedAt = 80, 88
+	sum := crc32.Update(crc32.ChecksumIEEE(header[:checksumAt]), crc32.IEEETable, header[describedAt:])
+	binary.NativeEndian.PutUint32(header[checksumAt:], sum)
+	_, err = f.WriteAt(header, 0)
+	must(t, err)
+}
+
+func setVersion(t *testing.T, path string, version uint32) {
+	t.Helper()
+	reseal(t, path, func(header []byte) { binary.NativeEndian.PutUint32(header[16:], version) })
+}
+
+func setByte(t *testing.T, path string, at int) {
+	t.Helper()
+	reseal(t, path, func(header []byte) { header[at] ^= 0x10 })
+}
+
+// TestConverts: a file for another number of flows is replaced, whole, by one that fits; one for more flows than there is memory for
+// stays as it is.
+func TestConverts(t *testing.T) {
+	dir := volatileDir(t)
+	was := write(t, dir)
+	if converts, err := Check(dir, 2*capacity); err != nil || !converts {
+		t.Errorf("Check: %t, %v", converts, err)
+	}
+	for _, ask := range []func(int) error{
+		func(n int) error { _, err := Check(dir, n); return err },
+		func(n int) error { _, _, err := Open(dir, n); return err },
+	} {
+		const much = 100_000
+		if err := ask(much); err == nil || !strings.Contains(err.Error(), "it needs 12 MB, and "+dir+" has 7 MB free: make room") {
+			t.Errorf("without room: %v", err)
+		}
+		if b, err := os.ReadFile(Path(dir)); err != nil || !bytes.Equal(b, was) {
+			t.Errorf("the file has changed: %v", err)
+		}
+		if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+			t.Errorf("left %v", names)
+		}
+	}
+	state, note, err := Open(dir, 2*capacity)
+	if err != nil || note.Aside != "" || note.Converted != "different: it is for 1000 flows, not for 2000" {
+		t.Fatalf("%v, %+v", err, note)
+	}
+	if err := state.Check(2 * capacity); err != nil || state.Fresh() {
+		t.Errorf("the new one: fresh %t, %v", state.Fresh(), err)
+	}
+	use(t, state)
+	fi, err := os.Stat(Path(dir))
+	must(t, err)
+	if fi.Mode() != 0o600 || fi.Size() != int64(proxy.FlowStateBytes(2*capacity)) {
+		t.Errorf("mode %v, %d bytes", fi.Mode(), fi.Size())
+	}
+	if _, note, err := Open(dir, 2*capacity); err != nil || note != (Note{}) {
+		t.Errorf("again: %v, %+v", err, note)
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("left %v", names)
+	}
 }
 
 // overwrite changes a byte of a file.

@@ -29,6 +29,8 @@ type Source interface {
 	Configuration() control.Configuration
 	// Ready says that traffic is protected.
 	Ready() bool
+	// DrainProgress is how far the latest drain is.
+	DrainProgress() control.Drain
 }
 
 // collector reads the source when it is scraped.
@@ -58,6 +60,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(reloadSuccessful, successful)
 	gauge(reloadTime, int(configuration.LoadedAt.Unix()))
+	drain := c.source.DrainProgress()
+	if drain.State == "" || drain.State == control.DrainCancelled {
+		gauge(draining, 0)
+	} else {
+		gauge(draining, 1)
+		gauge(drainConnections, drain.Connections)
+	}
 	for _, v := range s.Services {
 		counter(synReceived, v.SynReceived, v.Name)
 		counter(cookieValid, v.CookieValid, v.Name)

@@ -35,6 +35,13 @@ func (f *fake) Configuration() control.Configuration {
 	return control.Configuration{LoadedAt: time.Unix(1_700_000_000, 0), LastReloadSuccessful: !f.gone}
 }
 
+func (f *fake) DrainProgress() control.Drain {
+	if f.gone {
+		return control.Drain{State: control.Draining, Connections: 17}
+	}
+	return control.Drain{State: control.DrainCancelled, Connections: 17}
+}
+
 func (f *fake) ServerCounts() [servers.NumStates]int { return [servers.NumStates]int{1, 2, 3, 4} }
 
 func (f *fake) Probes() [prober.NumOutcomes]uint64 { return [prober.NumOutcomes]uint64{5, 6, 7, 8, 9} }
@@ -385,6 +392,28 @@ levee_config_last_reload_success_timestamp_seconds 1.7e+09
 levee_config_last_reload_successful ` + successful + "\n"
 		if err := testutil.CollectAndCompare(&collector{source: &fake{gone: failed}}, strings.NewReader(want),
 			"levee_config_last_reload_successful", "levee_config_last_reload_success_timestamp_seconds"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestDrainMetrics(t *testing.T) {
+	const help = `# HELP levee_draining A 1 while levee drains, or is about to stop because it has.
+# TYPE levee_draining gauge
+`
+	for _, tt := range []struct {
+		draining bool
+		want     string
+	}{
+		{false, help + "levee_draining 0\n"},
+		{true, help + `levee_draining 1
+# HELP levee_drain_connections Connections that have to end before levee stops; only while it drains.
+# TYPE levee_drain_connections gauge
+levee_drain_connections 17
+`},
+	} {
+		c := &collector{version: "v1", source: &fake{gone: tt.draining}}
+		if err := testutil.CollectAndCompare(c, strings.NewReader(tt.want), "levee_draining", "levee_drain_connections"); err != nil {
 			t.Error(err)
 		}
 	}

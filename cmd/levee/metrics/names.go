@@ -14,6 +14,9 @@ var (
 	reloadSuccessful = desc("config_last_reload_successful", "A 1, or a 0 if the latest reload failed and the configuration is older than its file.")
 	reloadTime       = desc("config_last_reload_success_timestamp_seconds", "When the configuration in force was loaded.")
 
+	draining         = desc("draining", "A 1 while levee drains, or is about to stop because it has.")
+	drainConnections = desc("drain_connections", "Connections that have to end before levee stops; only while it drains.")
+
 	synReceived   = desc("syn_received_total", "SYNs that were answered with a cookie.", "service")
 	cookieValid   = desc("cookie_valid_total", "ACKs that carried a valid cookie.", "service")
 	cookieInvalid = desc("cookie_invalid_total", "ACKs that carried a wrong or expired cookie.", "service")
