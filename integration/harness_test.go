@@ -14,7 +14,14 @@ import (
 	"levee/integration/lab/labtest"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m) }
+func TestMain(m *testing.M) {
+	if writable := os.Getenv(confine); writable != "" {
+		_ = os.Unsetenv(confine)
+		fmt.Fprintln(os.Stderr, executeConfined(strings.Split(writable, ":"), os.Args[1], os.Args[2], os.Args[3:]))
+		os.Exit(99)
+	}
+	labtest.Main(m)
+}
 
 // options are a service's options as the configuration writes them.
 type options map[string]string

@@ -25,6 +25,7 @@ type daemon struct {
 	version string
 	log     *slog.Logger
 	start   time.Time
+	super   supervisor
 
 	layout *Layout
 	secret cookie.Secret
@@ -59,6 +60,7 @@ type daemon struct {
 // this process or one before, what they need stays for the next: the TUN, the rules and the flow file.
 func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
 	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{})}
+	d.super.log = log
 	d.reloads.Reloading = reloading
 	d.reloads.cfg.Store(&cfg)
 	d.reloads.status.Store(&control.Configuration{LoadedAt: d.start, LastReloadSuccessful: true})
@@ -100,17 +102,23 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.flowState == nil {
 		d.log.Warn("connections won't outlive this process", "why", d.notKept)
 	}
+	d.super.ready(d.summary())
+	d.background("supervisor", func(ctx context.Context) { d.super.watch(ctx, d.Lively, d.summary) })
 	select {
 	case <-ctx.Done():
-		d.log.Info("stopping")
-		return nil
 	case <-d.drained:
-		d.log.Info("stopping")
-		return nil
 	case err := <-d.failed:
+		if errors.Is(err, errUpgrade) {
+			d.super.reloading() // until the next program says that it is ready
+		}
 		return err
 	}
+	d.log.Info("stopping")
+	d.super.stopping()
+	return nil
 }
+
+func (d *daemon) summary() string { return summary(d.Status()) }
 
 // fail ends the run with err. It may be called from anywhere.
 func (d *daemon) fail(err error) {

@@ -82,6 +82,10 @@ func (d *daemon) Reload() (changes []string, err error) {
 	r := &d.reloads
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.open {
+		d.super.reloading()
+		defer func() { d.super.ready(d.summary()) }()
+	}
 	status := control.Configuration{LoadedAt: time.Now(), LastReloadSuccessful: true}
 	if changes, err = d.reload(status.LoadedAt); err != nil {
 		status = control.Configuration{LoadedAt: r.status.Load().LoadedAt, LastError: err.Error()}
