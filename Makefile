@@ -7,9 +7,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS = -X main.version=$(VERSION)
 
 # Debian packages of the peers that the tests run.
-PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3
+PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3 \
+	prometheus systemd linux-libc-dev ethtool
 
-.PHONY: all build demo bench churn floods forgeries reloads measure survive test unit integration lint fuzz generate packages clean
+.PHONY: all build package demo bench churn floods forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -17,6 +18,12 @@ all: build
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee ./cmd/levee
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee-lab ./cmd/levee-lab
+
+# A Debian package in PACKAGES, with the list of what it is built from. The same source makes the same bytes.
+PACKAGES ?= bin
+package:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS) -s -w' -o bin/levee ./cmd/levee
+	cmd/levee/package/build.sh bin/levee '$(VERSION)' '$(PACKAGES)'
 
 # What levee does, in under a minute.
 demo: build

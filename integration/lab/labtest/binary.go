@@ -9,8 +9,22 @@ import (
 	"testing"
 )
 
-// built is the folder of what Binary has built, if it has.
-var built string
+// built is the folder of what Binary has built, if it has; folders are others that go when the tests are over.
+var (
+	built   string
+	folders []string
+)
+
+// KeptDir makes a folder for what several tests of a run share. The test's package must end by Main.
+func KeptDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "levee-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders = append(folders, dir)
+	return dir
+}
 
 // Binary returns the levee to test: what LEVEE_BINARY names, or one built once for this run. The test's package must end by Main.
 var Binary = sync.OnceValues(func() (string, error) {
@@ -34,6 +48,9 @@ func Main(m *testing.M) {
 	code := m.Run()
 	if built != "" {
 		_ = os.RemoveAll(built)
+	}
+	for _, dir := range folders {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
