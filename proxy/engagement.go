@@ -15,14 +15,45 @@ type Engagement struct {
 	Whole   bool
 	// HalfOpen and SYNRate are the limits that a destination is judged by, as configured or learned; 0 if the service is not watched.
 	HalfOpen, SYNRate int
+	// Hold is for how long less than half of both must be seen before a destination is let go.
+	Hold time.Duration
+	// FloodsStarted and FloodsEnded count floods; PeakRate is the most SYNs in a second of the one that lasts, or else of the latest.
+	FloodsStarted, FloodsEnded uint64
+	PeakRate                   int
 }
 
 func (s *service) engagement() (e Engagement) {
 	if s.watched() {
 		e.Engaged, e.Whole = s.state.watch.Engaged()
 		e.HalfOpen, e.SYNRate = s.state.watch.Thresholds()
+		e.Hold = s.Engage.Hold
+		e.FloodsStarted, e.FloodsEnded, e.PeakRate = s.state.watch.Counts()
 	}
 	return e
+}
+
+// Learned is what is usual for the services that are, or have been, watched, by name: to be given to Relearn of the next Proxy.
+func (p *Proxy) Learned() map[string]flood.Learned {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]flood.Learned)
+	for _, s := range p.policy.Load().services {
+		if l := p.floods.Learned(s.state.watch); l != (flood.Learned{}) {
+			all[s.Name] = l
+		}
+	}
+	return all
+}
+
+// Relearn gives the services what was known of them before. Others in learned are left out.
+func (p *Proxy) Relearn(learned map[string]flood.Learned) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.policy.Load().services {
+		if l, ok := learned[s.Name]; ok {
+			p.floods.Relearn(s.state.watch, l)
+		}
+	}
 }
 
 // Flood describes a flood for people.

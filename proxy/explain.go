@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 	"levee/stack"
 )
@@ -22,6 +23,10 @@ type Explanation struct {
 	// Promise is what the SYN-ACK tells a client that offers everything: its MSS in bytes is never 0. Window is its first window in bytes.
 	Promise Options
 	Window  uint16
+	// Watched says that floods of the service are looked for, DestinationEngaged that there is one of this server's address and port: a service of
+	// ModeAuto answers SYNs to it with cookies, one of ModeMonitor would. Engagement is the whole service's.
+	Watched, DestinationEngaged bool
+	Engagement                  Engagement
 	// Verdict on a sound SYN, and why if it is VerdictDrop or VerdictPass. VerdictForward means that the connection is tracked but not proxied.
 	Verdict Verdict
 	Drop    DropReason
@@ -42,7 +47,13 @@ func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanatio
 	if svc != nil {
 		e.Service, e.Mode = svc.Name, svc.Mode
 	}
+	if e.Watched = svc.watched(); e.Watched {
+		e.Engagement = svc.engagement()
+		e.DestinationEngaged = p.floods.Engaged(svc.state.watch, &flood.Destination{Addr: dst, Port: server.Port()})
+	}
 	switch {
+	case e.Watched && svc.lets(&src, e.DestinationEngaged):
+		e.Verdict, e.Pass = VerdictPass, PassHandshake
 	case (svc.protected() || other.protected()) && src == dst:
 		e.Verdict, e.Drop = VerdictDrop, DropLand
 	case svc.protected():

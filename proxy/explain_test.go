@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"levee/proxy/cookie"
+	"levee/proxy/flood"
 	"levee/proxy/servers"
 	"levee/stack"
 )
@@ -30,6 +31,10 @@ func TestExplainIsTrue(t *testing.T) {
 			switch {
 			case i%7 == 6:
 				s.Mode = ModeOff
+			case i%7 == 5:
+				s.Mode = ModeAuto + Mode(i%2)
+				s.Engage = flood.Limits{HalfOpen: 1 + i%5, SYNRate: 1000, Hold: flood.DefaultHold} // some are engaged by the first SYN, others never
+				s.Deny = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/29"), netip.MustParsePrefix("2001:db8:2::/125")}
 			case i%8 == 2:
 				s.Allow = []netip.Prefix{netip.MustParsePrefix("198.51.100.8/29"), netip.MustParsePrefix("2001:db8:2::8/125")}
 				s.Deny = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:2::/64")}
@@ -97,6 +102,11 @@ func TestExplainIsTrue(t *testing.T) {
 		o.Read(nil)
 		sent := r.sentFor(syn.Build(make([]byte, stack.MaxBuilt)))
 		d := o.Read(nil)[0]
+		if e.Watched && !e.DestinationEngaged {
+			if next := r.proxy.Explain(r.now, client, server); next.DestinationEngaged {
+				e = next // it was this SYN that engaged it
+			}
+		}
 		said, done := Decision{Verdict: e.Verdict, Drop: e.Drop, Pass: e.Pass}, d
 		what := fmt.Sprintf("%v %s", done.Verdict, done.Reason())
 		seen[what]++
@@ -113,7 +123,7 @@ func TestExplainIsTrue(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"answer ", "refuse ", "forward ", "drop closed", "drop silent", "drop land", "pass mode_off", "pass no_service",
-		"drop denied", "drop no_source", "pass allowed", "pass verified"} {
+		"drop denied", "drop no_source", "pass allowed", "pass verified", "pass handshake"} {
 		if seen[what] == 0 {
 			t.Errorf("no %q among %v", what, seen)
 		}

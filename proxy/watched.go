@@ -3,6 +3,7 @@ package proxy
 import (
 	"levee/proxy/flood"
 	"levee/proxy/servers"
+	"levee/stack"
 )
 
 // In ModeAuto and ModeMonitor the hosts shake hands with each other as long as there is no flood. Of a SYN nothing is kept but a
@@ -21,13 +22,13 @@ import (
 // handshake counts a SYN toward a watched service and lets it pass unless its destination is engaged. It says whether it passed.
 func (w *Worker) handshake(svc *service, frame []byte) bool {
 	p := &w.pkt
-	if svc.Mode == ModeAuto && svc.lists.of(&p.Src) == denied {
-		return false
+	if !svc.lets(&p.Src, false) {
+		return false // the server doesn't see it, so it is no part of a flood
 	}
 	key, _ := keyOf(p)
 	to := flood.Destination{Addr: p.Dst, Port: p.DstPort}
 	engaged := w.proxy.floods.SYN(svc.state.watch, &to, w.proxy.table.hash.of(&key), w.now.since)
-	if engaged && svc.Mode == ModeAuto {
+	if !svc.lets(&p.Src, engaged) {
 		return false
 	}
 	switch {
@@ -40,6 +41,11 @@ func (w *Worker) handshake(svc *service, frame []byte) bool {
 	w.firstFragment()
 	w.pass(PassHandshake, frame)
 	return true
+}
+
+// lets says whether a watched service lets a SYN from src pass to a destination that is engaged or not.
+func (s *service) lets(src *stack.Addr, engaged bool) bool {
+	return s.Mode == ModeMonitor || !engaged && s.lists.of(src) != denied
 }
 
 // passUnknown lets a segment of no flow pass toward a watched service unless its destination is engaged. It says whether it passed.

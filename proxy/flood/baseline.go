@@ -10,8 +10,8 @@ const Hours = 7 * 24
 type Baseline struct {
 	// Hour is the latest that is known, in hours since 1970; Peaks has that of hour h at h modulo Hours, plus 1 so that 0 means that the hour isn't
 	// known.
-	Hour  int64         `json:"hour"`
-	Peaks [Hours]uint32 `json:"peaks"`
+	Hour  int64
+	Peaks [Hours]uint32
 }
 
 // Observe notes that at the time unix, in seconds, so many handshakes were finished in a second, and says whether that changes anything.

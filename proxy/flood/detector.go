@@ -42,6 +42,9 @@ type Watch struct {
 	engaged atomic.Bool
 	// destinations is how many of them are engaged.
 	destinations atomic.Int32
+	// started and ended count floods; peak is the most SYNs in a second of the one that lasts, or else of the latest.
+	started, ended atomic.Uint64
+	peak           atomic.Uint32
 
 	// The rest is the Detector's, under its lock.
 

@@ -43,29 +43,33 @@ func (fs *floods) note(w *Watch, now time.Duration) {
 	if w.flood == 0 {
 		fs.latest++
 		w.flood = fs.latest
+		w.started.Add(1)
+		w.peak.Store(0)
 		cause := sc.topCause
 		if sc.engaged == 0 {
 			cause = w.whole.cause
 		}
 		fs.ring[w.flood%kept] = Flood{ID: w.flood, Service: w.name, Monitored: w.monitored, Start: now, Cause: cause}
 	}
+	rate := sc.rate
+	if w.whole.engaged {
+		rate += max(w.whole.rate, w.whole.syns)
+	}
+	w.peak.Store(max(w.peak.Load(), rate))
 	f := &fs.ring[w.flood%kept]
 	if f.ID == w.flood { // else so many others have begun since that it is forgotten
 		f.Destinations = max(f.Destinations, sc.engaged)
 		if sc.engaged > 0 && (sc.topRate > f.TopRate || f.Top == Destination{}) {
 			f.Top, f.TopRate = sc.top, sc.topRate
 		}
-		rate := sc.rate
-		if w.whole.engaged {
-			f.Spread = true
-			rate += max(w.whole.rate, w.whole.syns)
-		}
+		f.Spread = f.Spread || w.whole.engaged
 		f.PeakRate = max(f.PeakRate, rate)
 		if !on {
 			f.Over, f.End = true, now
 		}
 	}
 	if !on {
+		w.ended.Add(1)
 		w.flood = 0
 	}
 }
@@ -90,6 +94,12 @@ func (w *Watch) Engaged() (destinations int, whole bool) {
 	return int(w.destinations.Load()), w.engaged.Load()
 }
 
+// Counts are how many floods have begun and how many of them have ended, and the most SYNs in a second of the one that lasts, or else of the
+// latest.
+func (w *Watch) Counts() (started, ended uint64, peakRate int) {
+	return w.started.Load(), w.ended.Load(), int(w.peak.Load())
+}
+
 // Thresholds are the limits that a destination is judged by now: the configured ones, or those learned in their place.
 func (w *Watch) Thresholds() (halfOpen, synRate int) {
 	l := w.limits.Load()
@@ -99,8 +109,7 @@ func (w *Watch) Thresholds() (halfOpen, synRate int) {
 // Learned is what a service has usually been like, to be given to Relearn after a restart.
 type Learned struct {
 	// Busiest is of the busiest destination, Total of all together.
-	Busiest Baseline `json:"busiest"`
-	Total   Baseline `json:"total"`
+	Busiest, Total Baseline
 }
 
 // Learned returns what is known of a service.
