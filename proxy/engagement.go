@@ -27,8 +27,8 @@ func (s *service) engagement() (e Engagement) {
 		e.Engaged, e.Whole = s.state.watch.Engaged()
 		e.HalfOpen, e.SYNRate = s.state.watch.Thresholds()
 		e.Hold = s.Engage.Hold
-		e.FloodsStarted, e.FloodsEnded, e.PeakRate = s.state.watch.Counts()
 	}
+	e.FloodsStarted, e.FloodsEnded, e.PeakRate = s.state.watch.Counts()
 	return e
 }
 

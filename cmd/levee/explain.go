@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"levee/cmd/levee/control"
+	"levee/proxy"
 	"levee/routes"
 )
 
@@ -85,6 +86,16 @@ func writeExplanation(w io.Writer, x control.Explanation) error {
 	default:
 		line("service", "none protects %v", x.Server)
 	}
+	if f := x.Flood; f != nil {
+		switch {
+		case !f.Engaged:
+			line("flood", "none to %v now: half_open %d or syn_rate %d would engage it", x.Server, f.HalfOpen, f.SynRate)
+		case x.Mode == proxy.ModeMonitor.String():
+			line("flood", "mode auto would answer SYNs to %v with cookies now", x.Server)
+		default:
+			line("flood", "%v is engaged, until half_open and syn_rate are below half of %d and %d for %s", x.Server, f.HalfOpen, f.SynRate, age(f.HoldSeconds))
+		}
+	}
 	if f := x.Flow; f != nil {
 		line("flow", "%s for %s, idle for %s, %d bytes from the client, %d from the server", f.State, age(f.AgeSeconds), age(f.IdleSeconds), f.ClientBytes, f.ServerBytes)
 	} else {
@@ -156,6 +167,7 @@ var conclusions = map[string]string{
 	"forward ":          "A SYN now is forwarded and tracked: a protected server opens the connection itself.",
 	"pass allowed":      "A SYN now goes to the server as it is: the service's allow list has the client.",
 	"pass verified":     "A SYN now goes to the server as it is: the client has proved lately that it exists (verified).",
+	"pass handshake":    "A SYN now goes to the server as it is, and the connection is tracked from its answer on.",
 	"pass mode_off":     "A SYN now passes unchanged: the service's mode is off.",
 	"pass no_service":   "A SYN now passes unchanged: no service protects either end.",
 }

@@ -52,6 +52,56 @@ SYN-ACK    mss 1460, window 16384, wscale none, sack yes, timestamps no, ecn no
 A SYN now is answered with a cookie; when the client returns it, levee opens the
 connection to the server.
 `},
+		{"watched", control.Explanation{
+			Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("192.0.2.10:443"),
+			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "tun0", Table: 7332, Rule: 7301, OK: true}},
+			Service: "web", Mode: "auto", Verdict: "pass", Reason: "handshake", Flood: &control.Alarm{HalfOpen: 128, SynRate: 1000, HoldSeconds: 60},
+		}, `
+203.0.113.7:40000 -> 192.0.2.10:443
+
+SYN in     from eth-c to tun0, table 7332, rule 7301
+service    web, mode auto
+flood      none to 192.0.2.10:443 now: half_open 128 or syn_rate 1000 would
+           engage it
+flow       none between these two
+server     nothing is known of it yet
+
+A SYN now goes to the server as it is, and the connection is tracked from its
+answer on.
+`},
+		{"monitored", control.Explanation{
+			Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("192.0.2.10:443"),
+			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "tun0", Table: 7332, Rule: 7301, OK: true}},
+			Service: "web", Mode: "monitor", Verdict: "pass", Reason: "handshake", Flood: &control.Alarm{Engaged: true, HalfOpen: 128, SynRate: 1000, HoldSeconds: 60},
+		}, `
+203.0.113.7:40000 -> 192.0.2.10:443
+
+SYN in     from eth-c to tun0, table 7332, rule 7301
+service    web, mode monitor
+flood      mode auto would answer SYNs to 192.0.2.10:443 with cookies now
+flow       none between these two
+server     nothing is known of it yet
+
+A SYN now goes to the server as it is, and the connection is tracked from its
+answer on.
+`},
+		{"engaged", control.Explanation{
+			Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("192.0.2.10:443"),
+			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "tun0", Table: 7332, Rule: 7301, OK: true}},
+			Service: "web", Mode: "auto", Verdict: "answer", Flood: &control.Alarm{Engaged: true, HalfOpen: 128, SynRate: 1000, HoldSeconds: 60},
+		}, `
+203.0.113.7:40000 -> 192.0.2.10:443
+
+SYN in     from eth-c to tun0, table 7332, rule 7301
+service    web, mode auto
+flood      192.0.2.10:443 is engaged, until half_open and syn_rate are below
+           half of 128 and 1000 for 1m0s
+flow       none between these two
+server     nothing is known of it yet
+
+A SYN now is answered with a cookie; when the client returns it, levee opens the
+connection to the server.
+`},
 		{"around levee", control.Explanation{
 			Client: netip.MustParseAddrPort("[2001:db8:2::7]:40000"), Server: netip.MustParseAddrPort("[2001:db8:1::10]:443"),
 			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "eth-s", Table: 254}},

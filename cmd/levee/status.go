@@ -99,7 +99,8 @@ func writeStatus(w io.Writer, s control.Status) error {
 			fmt.Fprintf(&b, "%-20s allowed %s, denied %s, verified %s\n", clip(v.Name, 20), number(v.Allowed), number(v.Denied), number(v.Verified))
 		}
 	}
-	writeFloods(&b, s.Services)
+	writeWatched(&b, s.Services)
+	writeFloods(&b, &s)
 	b.WriteByte('\n')
 	writeCounts(&b, "drops ", s.Drops)
 	writeCounts(&b, "passed", s.Passed)
@@ -110,14 +111,69 @@ func writeStatus(w io.Writer, s control.Status) error {
 	return err
 }
 
-// writeFloods says of each service that is flooded for how long, and how the honest clients fare.
-func writeFloods(b *bytes.Buffer, services []control.Service) {
+// writeWatched says of each service of mode auto or monitor from when on it is flooded.
+func writeWatched(b *bytes.Buffer, services []control.Service) {
 	for _, v := range services {
-		if v.FloodSeconds > 0 {
-			writeWrapped(b, "FLOOD", fmt.Sprintf("%s, for %s: %.0f SYNs a second, %.0f clients a second return their cookie, %.0f are connected, %.0f fail at the server",
-				clip(v.Name, 20), age(v.FloodSeconds), v.Rates.Syn, v.Rates.CookieValid, v.Rates.Opened, v.Rates.Failed))
+		if e := v.Engagement; e != nil {
+			text := fmt.Sprintf("%s: %s SYNs passed, half_open %d or syn_rate %d engages", clip(v.Name, 20), number(v.SynPassed), e.HalfOpen, e.SynRate)
+			if v.Mode == proxy.ModeMonitor.String() {
+				text += fmt.Sprintf("; mode auto would have answered %s SYNs, dropped %s segments", number(e.WouldAnswer), number(e.WouldDrop))
+			}
+			writeWrapped(b, v.Mode, text)
 		}
 	}
+}
+
+// shownFloods is how many past floods fit a glance; all are in the JSON.
+const shownFloods = 3
+
+// writeFloods says of each service that is flooded for how long, and how the honest clients fare, and of what was before.
+func writeFloods(b *bytes.Buffer, s *control.Status) {
+	var over []control.Flood
+	lasting := make(map[string]control.Flood)
+	for _, f := range s.Floods {
+		if f.End != nil {
+			over = append(over, f)
+		} else {
+			lasting[f.Service] = f
+		}
+	}
+	for _, f := range over[max(len(over)-shownFloods, 0):] {
+		writeWrapped(b, "past flood", fmt.Sprintf("%s, %s, for %s: %s", clip(f.Service, 20), f.Start.Format(time.DateTime), age(f.Seconds), floodText(&f)))
+	}
+	for _, v := range s.Services {
+		if v.FloodSeconds == 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s, for %s: %.0f SYNs a second, ", clip(v.Name, 20), age(v.FloodSeconds), v.Rates.Syn)
+		if v.Mode == proxy.ModeMonitor.String() {
+			text += "which all go to the servers"
+		} else {
+			text += fmt.Sprintf("%.0f clients a second return their cookie, %.0f are connected, %.0f fail at the server", v.Rates.CookieValid, v.Rates.Opened, v.Rates.Failed)
+		}
+		writeWrapped(b, "FLOOD", text)
+		if f, ok := lasting[v.Name]; ok {
+			writeWrapped(b, "peak", floodText(&f))
+		}
+	}
+}
+
+// floodText is how large a flood is or was.
+func floodText(f *control.Flood) string {
+	text := fmt.Sprintf("%d SYNs a second at most", f.PeakSynRate)
+	if f.Top != "" {
+		text += fmt.Sprintf(", %d to %s", f.TopSynRate, f.Top)
+	}
+	if f.Destinations > 1 {
+		text += fmt.Sprintf("; %d destinations", f.Destinations)
+	}
+	if f.Spread {
+		text += "; spread over the whole service"
+	}
+	if f.Monitored {
+		text += "; nothing is done about it, mode monitor"
+	}
+	return text
 }
 
 // writeEarly says how full the pool of early data is and what became of segments that it was to hold, if there is one.

@@ -10,6 +10,8 @@ import (
 	"levee/cmd/levee/control"
 )
 
+var morning = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 func TestStatusText(t *testing.T) {
 	const most = 1<<64 - 1
 	for _, tt := range []struct {
@@ -42,6 +44,54 @@ ssh                  off                 0            0            0           0
 web                  allowed 7, denied 5, verified 0
 
 drops  cookie_invalid 4
+passed none
+`},
+		{"floods", control.Status{
+			Version: "v1.2.3", UptimeSeconds: 60, Ready: true, Configuration: control.Configuration{LastReloadSuccessful: true},
+			Services: []control.Service{
+				{Name: "web", Mode: "auto", SynReceived: 70, SynPassed: 5000, FloodSeconds: 12, Rates: control.Rates{Syn: 50000, CookieValid: 70, Opened: 70},
+					Engagement: &control.Engagement{Engaged: true, Destinations: 1, HalfOpen: 128, SynRate: 1000}},
+				{Name: "mail", Mode: "monitor", SynPassed: 1 << 40, FloodSeconds: 7201, Rates: control.Rates{Syn: 1e7},
+					Engagement: &control.Engagement{Engaged: true, Spread: true, HalfOpen: 65536, SynRate: 10_000_000, WouldAnswer: 1 << 39, WouldDrop: 1 << 38}},
+			},
+			Floods: []control.Flood{
+				{ID: 1, Service: "web", Start: morning, End: &morning},
+				{ID: 2, Service: "web", Start: morning, End: &morning, Seconds: 61, Top: "192.0.2.10:80", TopSynRate: 900, PeakSynRate: 1000, Destinations: 1},
+				{ID: 3, Service: "web", Start: morning, End: &morning, Seconds: 62, PeakSynRate: 1001, Spread: true},
+				{ID: 4, Service: "mail", Start: morning, End: &morning, Seconds: 63, PeakSynRate: 1002, Top: "[2001:db8:1:2:3:4:5:10]:65535", TopSynRate: 10_000_000, Destinations: 4096, Monitored: true},
+				{ID: 5, Service: "web", Start: morning, Seconds: 12, PeakSynRate: 50_123, Top: "192.0.2.10:80", TopSynRate: 50_123, Destinations: 1},
+				{ID: 6, Service: "mail", Start: morning, Seconds: 7201, PeakSynRate: 10_000_001, Spread: true, Monitored: true},
+			},
+			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum", Steering: "ebpf"},
+		}, `
+levee v1.2.3, ready, up 1m0s
+tun    tun0, 4 queues, offload csum
+       steering ebpf
+flows  0 open, 0 opening, 0 closing, 0 remembered
+       of 0 at most
+
+SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
+web                  auto               70            0            0           0
+mail                 monitor             0            0            0           0
+auto       web: 5000 SYNs passed, half_open 128 or syn_rate 1000 engages
+monitor    mail: 1099511M SYNs passed, half_open 65536 or syn_rate 10000000
+           engages; mode auto would have answered 549755813888 SYNs, dropped
+           274877906944 segments
+past flood web, 2026-01-02 03:04:05, for 1m1s: 1000 SYNs a second at most, 900
+           to 192.0.2.10:80
+past flood web, 2026-01-02 03:04:05, for 1m2s: 1001 SYNs a second at most;
+           spread over the whole service
+past flood mail, 2026-01-02 03:04:05, for 1m3s: 1002 SYNs a second at most,
+           10000000 to [2001:db8:1:2:3:4:5:10]:65535; 4096 destinations; nothing
+           is done about it, mode monitor
+FLOOD      web, for 12s: 50000 SYNs a second, 70 clients a second return their
+           cookie, 70 are connected, 0 fail at the server
+peak       50123 SYNs a second at most, 50123 to 192.0.2.10:80
+FLOOD      mail, for 2h0m: 10000000 SYNs a second, which all go to the servers
+peak       10000001 SYNs a second at most; spread over the whole service;
+           nothing is done about it, mode monitor
+
+drops  none
 passed none
 `},
 		{"everything large", control.Status{

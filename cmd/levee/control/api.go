@@ -22,6 +22,8 @@ type Status struct {
 	Flows         Flows         `json:"flows"`
 	EarlyData     EarlyData     `json:"early_data"`
 	Services      []Service     `json:"services"`
+	// Floods are the latest of services of mode auto and monitor, the oldest first, 64 at most.
+	Floods []Flood `json:"floods"`
 	// Drops and Passed count packets by reason, every reason there is.
 	Drops  map[string]uint64 `json:"drops"`
 	Passed map[string]uint64 `json:"passed"`
@@ -80,15 +82,21 @@ type Service struct {
 	Verified      uint64 `json:"verified"`
 	UnknownReset  uint64 `json:"unknown_reset"`
 	Adopted       uint64 `json:"adopted"`
-	Flows         int    `json:"flows"`
+	// SynPassed counts SYNs that went to the server as they were, in the modes auto and monitor.
+	SynPassed uint64 `json:"syn_passed"`
+	Flows     int    `json:"flows"`
+	// Engagement is null unless floods are looked for.
+	Engagement *Engagement `json:"engagement"`
 	// Rates are over the last ten seconds.
 	Rates Rates `json:"rates"`
-	// FloodSeconds is for how long the service has been flooded, 0 if it isn't: with a thousand SYNs a second and four for each valid cookie.
+	// FloodSeconds is for how long the service has been flooded, 0 if it isn't: engaged, or would be, if floods are looked for, and otherwise with a
+	// thousand SYNs a second and four for each valid cookie.
 	FloodSeconds float64 `json:"flood_seconds"`
 }
 
 // Rates are counts a second.
 type Rates struct {
+	// Syn counts those that are answered and those that pass.
 	Syn         float64 `json:"syn"`
 	CookieValid float64 `json:"cookie_valid"`
 	// Opened connections, and those of clients with a valid cookie that failed because of the server.
@@ -162,11 +170,13 @@ func NewStatus(s proxy.Snapshot) Status {
 		},
 		EarlyData: EarlyData{Used: s.EarlyUsed, Size: s.EarlySize},
 		Services:  []Service{},
+		Floods:    []Flood{},
 		Drops:     make(map[string]uint64),
 		Passed:    make(map[string]uint64),
 		Workers:   []Worker{},
 	}
-	for _, v := range s.Services {
+	for i := range s.Services {
+		v := &s.Services[i]
 		status.Services = append(status.Services, Service{
 			Name: v.Name, Mode: v.Mode.String(),
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
@@ -174,7 +184,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
 			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset,
 			Allowed: v.Allowed, Denied: v.Denied, Verified: v.Verified, UnknownReset: v.UnknownReset, Adopted: v.Adopted,
-			Flows: v.Flows,
+			SynPassed: v.SynPassed, Flows: v.Flows, Engagement: newEngagement(v),
 		})
 	}
 	for r, n := range s.Drops {

@@ -20,6 +20,8 @@ type Explanation struct {
 	Service       string `json:"service"`
 	ClientService string `json:"client_service"`
 	Mode          string `json:"mode"`
+	// Flood is what the modes auto and monitor make of the server's address and port now, null in others.
+	Flood *Alarm `json:"flood"`
 	// Flow is the record of a connection between these ends, null if there is none.
 	Flow *Flow `json:"flow"`
 	// Known is what is known of the server, null if nothing is.
@@ -60,6 +62,16 @@ type Knowledge struct {
 	ECN        *bool `json:"ecn"`
 }
 
+// Alarm is whether a server's address and port are flooded, and from when on they would be.
+type Alarm struct {
+	// Engaged: mode auto answers SYNs with cookies now.
+	Engaged  bool `json:"engaged"`
+	HalfOpen int  `json:"half_open"`
+	SynRate  int  `json:"syn_rate"`
+	// HoldSeconds is how long it takes to let go.
+	HoldSeconds float64 `json:"hold_seconds"`
+}
+
 // Promise is what a SYN-ACK tells a client that offers everything.
 type Promise struct {
 	// MSS and Window in bytes; WScale 0 to 14, or -1 for none.
@@ -82,6 +94,9 @@ func NewExplanation(client, server netip.AddrPort, e proxy.Explanation) Explanat
 	x.Reason = d.Reason()
 	if e.Service != "" || e.ClientService != "" {
 		x.Mode = e.Mode.String()
+	}
+	if e.Watched {
+		x.Flood = &Alarm{Engaged: e.DestinationEngaged, HalfOpen: e.Engagement.HalfOpen, SynRate: e.Engagement.SYNRate, HoldSeconds: seconds(e.Engagement.Hold)}
 	}
 	if e.Recorded {
 		f := newFlow(e.Flow)

@@ -86,7 +86,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
+		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.logFloods, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
 		d.allowReloads, d.allowDrains,
 	} {
 		if ctx.Err() != nil {
@@ -186,6 +186,7 @@ func (d *daemon) openProxy() (err error) {
 	if d.proxy, err = proxy.New(cfg, time.Now()); err != nil {
 		return err
 	}
+	d.openBaseline()
 	d.reportRestored()
 	d.undo.add("workers", d.startWorkers())
 	return nil

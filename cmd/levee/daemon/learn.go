@@ -1,18 +1,14 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"levee/cmd/levee/config"
 	"levee/cmd/levee/prober"
@@ -125,45 +121,17 @@ func appendPorts(keys []servers.Key, a netip.Addr, ranges []proxy.PortRange) []s
 
 // loadServers reads a file into an empty table; that there is none is no error.
 func loadServers(path string, t *servers.Table, now time.Time) (int, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, withoutPath(err)
+	f, err := openState(path)
+	if f == nil {
+		return 0, err
 	}
 	defer f.Close()
 	return t.Load(io.LimitReader(f, maxServersFile), now.Unix())
 }
 
-// keepServers saves the table every minute and at the end. Errors are reported once until it goes well again.
+// keepServers saves the table every minute and at the end.
 func keepServers(ctx context.Context, path string, t *servers.Table, report func(error)) {
-	every := time.NewTicker(saveEvery)
-	defer every.Stop()
-	var saved []byte
-	failed := false
-	save := func() {
-		var b bytes.Buffer
-		err := t.Save(&b, time.Now().Unix())
-		if err == nil && !bytes.Equal(b.Bytes(), saved) {
-			if err = replaceFile(path, b.Bytes()); err == nil {
-				saved = b.Bytes()
-			}
-		}
-		if err != nil && !failed {
-			report(err)
-		}
-		failed = err != nil
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			save()
-			return
-		case <-every.C:
-			save()
-		}
-	}
+	keepFile(ctx, path, func(w io.Writer) error { return t.Save(w, time.Now().Unix()) }, report)
 }
 
 // replaceFile writes a file for its owner only, such that whoever reads it finds the old or the new, whole.

@@ -29,6 +29,7 @@ func (d *daemon) Status() control.Status {
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}
 	d.trend.fill(time.Now(), &s)
+	s.SetFloods(time.Now(), d.proxy.Floods())
 	if d.cfg.Routing.Manage {
 		s.TUN.OnFailure = "block"
 		if d.cfg.Routing.Bypass {

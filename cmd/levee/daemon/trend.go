@@ -100,7 +100,7 @@ func (t *trend) fill(now time.Time, s *control.Status) {
 		first, last := &t.samples[0], &t.samples[len(t.samples)-1]
 		a, b, d := first.services[v.Name], last.services[v.Name], last.at.Sub(first.at)
 		v.Rates = control.Rates{
-			Syn:         perSecond(b.SynReceived-a.SynReceived, d),
+			Syn:         perSecond(b.SynReceived-a.SynReceived+b.SynPassed-a.SynPassed, d),
 			CookieValid: perSecond(b.CookieValid-a.CookieValid, d),
 			Opened:      perSecond(b.Opened-a.Opened, d),
 			Failed:      perSecond(failures(&b)-failures(&a), d),

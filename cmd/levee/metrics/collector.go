@@ -86,6 +86,22 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(unknownResets, v.UnknownReset, v.Name)
 		counter(adopted, v.Adopted, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
+		if v.Mode == proxy.ModeAuto || v.Mode == proxy.ModeMonitor {
+			is := 0
+			if v.Engaged > 0 || v.Whole {
+				is = 1
+			}
+			gauge(engaged, is, v.Name)
+			gauge(engagedHow, v.Engaged, v.Name)
+			gauge(halfOpenLimit, v.HalfOpen, v.Name)
+			gauge(synRateLimit, v.SYNRate, v.Name)
+		}
+		counter(synPassed, v.SynPassed, v.Name)
+		counter(floodsStarted, v.FloodsStarted, v.Name)
+		counter(floodsEnded, v.FloodsEnded, v.Name)
+		gauge(floodPeak, v.PeakRate, v.Name)
+		counter(wouldAnswer, v.WouldAnswer, v.Name)
+		counter(wouldDrop, v.WouldDrop, v.Name)
 	}
 	for r, n := range s.Drops {
 		counter(drops, n, proxy.DropReason(r).String())

@@ -54,6 +54,9 @@ func (f *fake) Snapshot() proxy.Snapshot {
 			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11,
 			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, Flows: int(n) + 9})
 	}
+	s.Services[0].Mode, s.Services[0].SynPassed = proxy.ModeAuto, 31
+	s.Services[0].Engagement = proxy.Engagement{Engaged: 2, HalfOpen: 128, SYNRate: 1000, FloodsStarted: 33, FloodsEnded: 32, PeakRate: 50_000}
+	s.Services[1].Mode, s.Services[1].WouldAnswer, s.Services[1].WouldDrop = proxy.ModeMonitor, 34, 35
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
 	s.Drops[proxy.DropCookieInvalid] = 5
@@ -97,6 +100,46 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	const want = `
+# HELP levee_syn_passed_total SYNs that went to the server as they were, in the modes auto and monitor.
+# TYPE levee_syn_passed_total counter
+levee_syn_passed_total{service="ssh"} 0
+levee_syn_passed_total{service="web"} 31
+# HELP levee_engaged A 1 while the service has its SYNs answered with cookies because of a flood, or would have in mode monitor, else a 0; only of the modes auto and monitor.
+# TYPE levee_engaged gauge
+levee_engaged{service="ssh"} 0
+levee_engaged{service="web"} 1
+# HELP levee_engaged_destinations Addresses and ports of servers that are engaged on their own.
+# TYPE levee_engaged_destinations gauge
+levee_engaged_destinations{service="ssh"} 0
+levee_engaged_destinations{service="web"} 2
+# HELP levee_engage_half_open Unfinished handshakes that engage a destination, configured or learned.
+# TYPE levee_engage_half_open gauge
+levee_engage_half_open{service="ssh"} 0
+levee_engage_half_open{service="web"} 128
+# HELP levee_engage_syn_rate SYNs in a second that engage a destination, configured or learned.
+# TYPE levee_engage_syn_rate gauge
+levee_engage_syn_rate{service="ssh"} 0
+levee_engage_syn_rate{service="web"} 1000
+# HELP levee_floods_started_total Floods that have begun.
+# TYPE levee_floods_started_total counter
+levee_floods_started_total{service="ssh"} 0
+levee_floods_started_total{service="web"} 33
+# HELP levee_floods_ended_total Floods that have ended.
+# TYPE levee_floods_ended_total counter
+levee_floods_ended_total{service="ssh"} 0
+levee_floods_ended_total{service="web"} 32
+# HELP levee_flood_peak_syn_rate The most SYNs in a second of the flood that lasts, or else of the latest.
+# TYPE levee_flood_peak_syn_rate gauge
+levee_flood_peak_syn_rate{service="ssh"} 0
+levee_flood_peak_syn_rate{service="web"} 50000
+# HELP levee_would_answer_total SYNs that mode auto would have answered with a cookie, of mode monitor.
+# TYPE levee_would_answer_total counter
+levee_would_answer_total{service="ssh"} 34
+levee_would_answer_total{service="web"} 0
+# HELP levee_would_drop_total Segments of no flow that mode auto would have dropped unless they carried a cookie, of mode monitor.
+# TYPE levee_would_drop_total counter
+levee_would_drop_total{service="ssh"} 35
+levee_would_drop_total{service="web"} 0
 # HELP levee_syn_received_total SYNs that were answered with a cookie.
 # TYPE levee_syn_received_total counter
 levee_syn_received_total{service="ssh"} 11

@@ -36,6 +36,17 @@ var (
 	adopted       = desc("adopted_total", "Connections from before the start, or let pass without a handshake, that are tracked since.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
+	synPassed     = desc("syn_passed_total", "SYNs that went to the server as they were, in the modes auto and monitor.", "service")
+	engaged       = desc("engaged", "A 1 while the service has its SYNs answered with cookies because of a flood, or would have in mode monitor, else a 0; only of the modes auto and monitor.", "service")
+	engagedHow    = desc("engaged_destinations", "Addresses and ports of servers that are engaged on their own.", "service")
+	halfOpenLimit = desc("engage_half_open", "Unfinished handshakes that engage a destination, configured or learned.", "service")
+	synRateLimit  = desc("engage_syn_rate", "SYNs in a second that engage a destination, configured or learned.", "service")
+	floodsStarted = desc("floods_started_total", "Floods that have begun.", "service")
+	floodsEnded   = desc("floods_ended_total", "Floods that have ended.", "service")
+	floodPeak     = desc("flood_peak_syn_rate", "The most SYNs in a second of the flood that lasts, or else of the latest.", "service")
+	wouldAnswer   = desc("would_answer_total", "SYNs that mode auto would have answered with a cookie, of mode monitor.", "service")
+	wouldDrop     = desc("would_drop_total", "Segments of no flow that mode auto would have dropped unless they carried a cookie, of mode monitor.", "service")
+
 	drops  = desc("drops_total", "Packets that went no further.", "reason")
 	passed = desc("passed_total", "Packets that were forwarded as they came.", "reason")
 
