@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -200,6 +202,43 @@ func TestSurvivesKill(t *testing.T) {
 func TestSurvivesUpgrade(t *testing.T) {
 	survive(t, func(p *protected) error { return p.levee.Upgrade(t.Context()) })
 }
+
+// TestSurvivesConversion has levee upgrade do the same, with a flow table of another size each time: the flow file is converted.
+func TestSurvivesConversion(t *testing.T) {
+	capacity, other := "capacity: 100000", "capacity: 300000" // the next comes first
+	survive(t, func(p *protected) error {
+		yaml, err := os.ReadFile(p.levee.Config)
+		if err != nil {
+			return err
+		}
+		capacity, other = other, capacity
+		text := strings.Replace(string(yaml), "grace: 0s}", "grace: 0s, "+capacity+"}", 1)
+		if err := os.WriteFile(p.levee.Config, []byte(strings.Replace(text, other, capacity, 1)), 0o600); err != nil {
+			return err
+		}
+		c := p.levee.Command(t.Context(), "upgrade", "-o", "json")
+		var out bytes.Buffer
+		c.Stdout = &out
+		if err := c.Run(); err != nil {
+			return fmt.Errorf("%w: %s", err, c.Output())
+		}
+		var result struct {
+			Converted   bool
+			Flows, Lost int
+			Seconds     float64
+		}
+		if err := json.Unmarshal(out.Bytes(), &result); err != nil {
+			return err
+		}
+		if !result.Converted || result.Flows < idleConns+interactiveConns+bulkConns || result.Lost > maxRewritten {
+			return fmt.Errorf("levee upgrade says %+v", result)
+		}
+		return nil
+	})
+}
+
+// maxRewritten is how many flows can be lost because they were being rewritten: one in each stripe.
+const maxRewritten = 64
 
 // survive restarts the daemon at random moments, while connections of all kinds are open, others begin, and a flood goes on: each stream
 // goes on where it was.
