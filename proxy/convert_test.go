@@ -79,6 +79,11 @@ func TestConvertVersion1(t *testing.T) {
 			if s.Flows[StateOpen] != 1 || s.Flows[StateOpening] != 1 || s.Flows[StateTimeWait] != 1 {
 				t.Errorf("flows %v", s.Flows)
 			}
+			for f := range flowsOf(r) { // time has gone on
+				if f.State == StateOpen && (f.Idle != time.Hour || f.Age != time.Hour) {
+					t.Errorf("idle for %v of %v", f.Idle, f.Age)
+				}
+			}
 			sent := r.sentFor(r.segment(server, stack.Segment{
 				Seq: 5001, Ack: 1001, Flags: flagACK, Window: 501, WScale: WScaleNone, Timestamps: true, TSVal: 7778, TSEcr: 11,
 			}))

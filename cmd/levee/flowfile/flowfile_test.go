@@ -273,6 +273,30 @@ func TestConverts(t *testing.T) {
 	}
 }
 
+// TestConvertsTooMany: an upgrade that would lose connections is refused; a start does what it can.
+func TestConvertsTooMany(t *testing.T) {
+	dir := volatileDir(t)
+	write(t, dir)
+	const records, size, stateAt, open = 8192, 128, 37, 2
+	f, err := os.OpenFile(Path(dir), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	for i := range 20 {
+		_, err := f.WriteAt([]byte{open}, int64(records+i*size+stateAt))
+		must(t, err)
+	}
+	if _, err := Check(dir, 20); err != nil {
+		t.Errorf("with room for all: %v", err)
+	}
+	if _, err := Check(dir, 19); err == nil || !strings.Contains(err.Error(), "has 20 connections: there is no room for them in flows.capacity 19") {
+		t.Errorf("got %v", err)
+	}
+	_, note, err := Open(dir, 19)
+	if want := (proxy.Conversion{Flows: 19, NoRoom: 1}); err != nil || note.Conversion != want {
+		t.Errorf("%v, %+v", err, note)
+	}
+}
+
 // overwrite changes a byte of a file.
 func overwrite(t *testing.T, path string, at int64) {
 	t.Helper()
