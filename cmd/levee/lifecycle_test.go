@@ -35,7 +35,7 @@ func TestUnmanagedRouting(t *testing.T) {
 func TestTermination(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(signal.String(), func(t *testing.T) {
-			g := newGateway(t, services)
+			g := newGateway(t, "routing: {notrack: on}\n"+services)
 			forwardingOff(t, g)
 			before := g.snapshot()
 			c := g.start()
@@ -74,7 +74,7 @@ func forwardingOff(t *testing.T, g *gateway) {
 }
 
 func TestKillAndCleanup(t *testing.T) {
-	g := newGateway(t, services)
+	g := newGateway(t, "routing: {notrack: on}\n"+services)
 	forwardingOff(t, g)
 	before := g.snapshot()
 	kill := func(c *lab.Command) {
@@ -91,7 +91,7 @@ func TestKillAndCleanup(t *testing.T) {
 	if code != 0 || stderr != "" {
 		t.Fatalf("cleanup: %d %s %s", code, stdout, stderr)
 	}
-	for _, want := range []string{"ip -4 rule del ", "ip -6 rule del ", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0"} {
+	for _, want := range []string{"ip -4 rule del ", "ip -6 rule del ", "net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0", "nft 'delete table inet levee'"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("cleanup doesn't say %q:\n%s", want, stdout)
 		}
@@ -159,4 +159,32 @@ func TestTUNDeleted(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	g.same(before, "after the TUN was deleted, a restart and SIGTERM")
+}
+
+// TestCleanupUnlessFailed: what systemd runs after the end of levee, by what it says of that. After a failure the next start goes on with what is there.
+func TestCleanupUnlessFailed(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	before := g.snapshot()
+	if err := g.start().Kill(); err != nil {
+		t.Fatal(err)
+	}
+	left := g.snapshot()
+	for _, result := range []string{"signal", "exit-code", "core-dump", "watchdog", "protocol", "resources", "oom-kill"} {
+		t.Setenv("SERVICE_RESULT", result)
+		if code, stdout, stderr := g.levee("cleanup", "--unless-failed"); code != 0 || stdout != "levee has failed: what it has left is for the next levee run to go on with\n" || stderr != "" {
+			t.Errorf("after %s: %d %q %q", result, code, stdout, stderr)
+		}
+		g.same(left, "after "+result)
+	}
+	for _, result := range []string{"success", "timeout", ""} {
+		t.Setenv("SERVICE_RESULT", result)
+		if code, stdout, stderr := g.levee("cleanup", "--unless-failed"); code != 0 || stderr != "" || !strings.Contains(stdout, "ip link del dev tun0\n") {
+			t.Errorf("after %q: %d %q %q", result, code, stdout, stderr)
+		}
+		g.same(before, "after "+result)
+		if err := g.start().Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

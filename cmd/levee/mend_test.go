@@ -16,10 +16,13 @@ func TestMend(t *testing.T) {
 		{"the table flushed", [][]string{{"ip", "route", "flush", "table", "7332"}}},
 		{"the TUN set down", [][]string{{"ip", "link", "set", "tun0", "down"}}},
 		{"the TUN set down and up", [][]string{{"ip", "link", "set", "tun0", "down"}, {"ip", "link", "set", "tun0", "up"}}},
+		{"nftables flushed", [][]string{{"nft", "delete table inet levee"}}},
+		{"an element deleted from nftables", [][]string{{"nft", "delete element inet levee interfaces { tun0 }"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			g := newGateway(t, services)
-			g.onTmpfs(services)
+			yaml := "routing: {notrack: on}\n" + services
+			g := newGateway(t, yaml)
+			g.onTmpfs(yaml)
 			c := g.start()
 			before := g.snapshot()
 			for _, command := range tt.commands {

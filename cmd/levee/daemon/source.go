@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net"
 	"time"
 
 	"levee/cmd/levee/control"
@@ -92,8 +93,41 @@ func (d *daemon) Services() []string {
 	return names
 }
 
-// Ready implements metrics.Source. Nothing new is protected while levee drains.
+// Ready says that everything is up. Nothing new is protected while levee drains.
 func (d *daemon) Ready() bool { return d.ready.Load() && !d.drains.active() }
+
+// NotReady implements metrics.Source.
+func (d *daemon) NotReady() (why []string) {
+	switch {
+	case !d.ready.Load():
+		return []string{"levee is starting or stopping"}
+	case d.drains.active():
+		why = append(why, "levee drains")
+	}
+	if link, err := net.InterfaceByName(d.device.Name()); err != nil || link.Flags&net.FlagUp == 0 {
+		why = append(why, "the TUN is down")
+	}
+	if missing, err := d.missingRules(); err != nil {
+		why = append(why, "rules can't be read: "+err.Error())
+	} else if missing > 0 {
+		why = append(why, plural(missing, "rule")+" missing")
+	}
+	if !d.Lively() {
+		why = append(why, "a worker doesn't move")
+	}
+	return why
+}
+
+// missingRules is 0 too if they aren't levee's business.
+func (d *daemon) missingRules() (int, error) {
+	d.reloads.mu.Lock() // a reload changes the plan
+	plan := d.layout.Routes
+	d.reloads.mu.Unlock()
+	if plan == nil {
+		return 0, nil
+	}
+	return plan.Missing()
+}
 
 // Snapshot implements metrics.Source.
 func (d *daemon) Snapshot() proxy.Snapshot { return d.proxy.Snapshot() }

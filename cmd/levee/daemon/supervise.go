@@ -72,6 +72,9 @@ func summary(s control.Status) string {
 			line += fmt.Sprintf("; FLOOD on %s: %.0f SYNs a second, %.0f of %.0f clients connected", v.Name, v.Rates.Syn, v.Rates.Opened, v.Rates.CookieValid)
 		}
 	}
+	if s.Drain != nil {
+		line += "; draining"
+	}
 	if !s.Configuration.LastReloadSuccessful {
 		line += "; the latest reload failed"
 	}

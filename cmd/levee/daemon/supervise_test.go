@@ -64,11 +64,14 @@ func TestSummary(t *testing.T) {
 	flooded := calm
 	flooded.Services = []control.Service{{Name: "web", FloodSeconds: 5, Rates: control.Rates{Syn: 12345, CookieValid: 20, Opened: 19}}, {Name: "ssh"}}
 	flooded.Configuration.LastReloadSuccessful = false
+	draining := calm
+	draining.Drain = &control.Drain{}
 	for _, tt := range []struct {
 		status control.Status
 		want   string
 	}{
 		{calm, "1 service, 3 connections"},
+		{draining, "1 service, 3 connections; draining"},
 		{flooded, "2 services, 3 connections; FLOOD on web: 12345 SYNs a second, 19 of 20 clients connected; the latest reload failed"},
 	} {
 		if got := summary(tt.status); got != tt.want {

@@ -27,8 +27,8 @@ type Source interface {
 	Probes() [prober.NumOutcomes]uint64
 	// Configuration says what became of the latest reload.
 	Configuration() control.Configuration
-	// Ready says that traffic is protected.
-	Ready() bool
+	// NotReady says why traffic is not protected, one line for each reason; none if it is.
+	NotReady() []string
 	// DrainProgress is how far the latest drain is.
 	DrainProgress() control.Drain
 }

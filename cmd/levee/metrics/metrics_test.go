@@ -29,7 +29,12 @@ type fake struct {
 	gone  bool
 }
 
-func (f *fake) Ready() bool { return f.ready }
+func (f *fake) NotReady() []string {
+	if f.ready {
+		return nil
+	}
+	return []string{"the TUN is down", "2 rules are missing"}
+}
 
 func (f *fake) Configuration() control.Configuration {
 	return control.Configuration{LoadedAt: time.Unix(1_700_000_000, 0), LastReloadSuccessful: !f.gone}
@@ -353,7 +358,7 @@ func TestServer(t *testing.T) {
 		body  string
 	}{
 		{"/healthz", false, 200, "ok\n"},
-		{"/readyz", false, 503, "not ready\n"},
+		{"/readyz", false, 503, "not ready: the TUN is down, 2 rules are missing\n"},
 		{"/readyz", true, 200, "ready\n"},
 		{"/other", true, 404, "404 page not found\n"},
 	} {

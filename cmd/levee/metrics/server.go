@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -94,8 +95,8 @@ func handler(r *prometheus.Registry, source Source, errorLog promhttp.Logger) ht
 	}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !source.Ready() {
-			http.Error(w, "not ready", http.StatusServiceUnavailable)
+		if why := source.NotReady(); len(why) > 0 {
+			http.Error(w, "not ready: "+strings.Join(why, ", "), http.StatusServiceUnavailable)
 			return
 		}
 		_, _ = io.WriteString(w, "ready\n")
