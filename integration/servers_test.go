@@ -149,12 +149,12 @@ func knownServers(t *testing.T, lv *lab.Levee) map[netip.AddrPort]learned {
 	if err := c.Run(); err != nil {
 		t.Fatal(err)
 	}
-	var list []learned
-	if err := json.Unmarshal([]byte(out.String()), &list); err != nil {
+	var answer struct{ Servers []learned }
+	if err := json.Unmarshal([]byte(out.String()), &answer); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	known := map[netip.AddrPort]learned{}
-	for _, s := range list {
+	for _, s := range answer.Servers {
 		known[s.Server] = s
 	}
 	return known

@@ -111,7 +111,7 @@ func (w *Worker) Beat() uint64 { return w.beat.Load() }
 func (w *Worker) Step(clock func() time.Time, wait time.Duration) (int, error) {
 	w.beat.Add(1)
 	copy(w.frames, w.buffers)
-	if w.behind {
+	if w.behind || len(w.proxy.kills) > 0 {
 		wait = 0
 	}
 	n, err := w.link.Recv(w.frames, wait)

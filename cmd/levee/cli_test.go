@@ -50,6 +50,13 @@ func TestCommandLine(t *testing.T) {
 		{"limit below 0", []string{"flows", "--limit", "-1"}, 2, "", "--limit -1: use 1 or more, or 0 for all"},
 		{"unknown state", []string{"flows", "--state", "x"}, 2, "", `--state "x": use one of ` + states},
 
+		{"unknown verb of flows", []string{"flows", "end"}, 2, "", `unknown verb "end" of flows: use one of kill, list, watch`},
+		{"half a tuple", []string{"flows", "list", "tcp", "192.0.2.1:1"}, 2, "", "say tcp, the client and the server: levee flows list tcp 203.0.113.7:40000 192.0.2.10:443"},
+		{"tuple without a port", []string{"flows", "kill", "tcp", "192.0.2.1:1", "192.0.2.2"}, 2, "", `"192.0.2.2" is no address and port: write 192.0.2.10:443 or [2001:db8:1::10]:443`},
+		{"tuple and a port", []string{"flows", "kill", "--port", "7", "tcp", "192.0.2.1:1", "192.0.2.2:2"}, 2, "", `--port: the arguments name both ends already: leave it out`},
+		{"kill everything", []string{"flows", "kill", "-c", idle}, 2, "", "say which: name one of --service, --state, --client, --server and --port, or tcp and both ends"},
+		{"kill without daemon", []string{"flows", "kill", "--port", "80", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
+		{"watch too often", []string{"flows", "watch", "--every", "1ms", "-c", idle}, 2, "", "--every and --for: use positive values, for --every 100ms or more"},
 		{"explain nothing", []string{"explain"}, 2, "", "say tcp, the client and the server: levee explain tcp 203.0.113.7:40000 192.0.2.10:443"},
 		{"explain udp", []string{"explain", "udp", "192.0.2.1:1", "192.0.2.2:2"}, 2, "", "say tcp, the client and the server: levee explain tcp 203.0.113.7:40000 192.0.2.10:443"},
 		{"explain a name", []string{"explain", "tcp", "example.org", "192.0.2.2:2"}, 2, "", `client "example.org" is no address: write 203.0.113.7, 203.0.113.7:40000, 2001:db8::7 or [2001:db8::7]:40000`},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -48,8 +47,7 @@ func newObserve(file *string) *cobra.Command {
 		}
 		out := cmd.OutOrStdout()
 		if *output == formatJSON {
-			enc := json.NewEncoder(out)
-			return watch(cmd.Context(), *file, w, func(o control.Observation) error { return enc.Encode(o) })
+			return watch(cmd.Context(), *file, w, func(o control.Observation) error { return writeJSONLine(out, o) })
 		}
 		return watch(cmd.Context(), *file, w, newDecisionPrinter(out).print)
 	}

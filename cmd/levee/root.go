@@ -12,7 +12,7 @@ import (
 // execute runs one command line and returns its exit code.
 func execute(args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // never nil, which means those of the process
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	return exit(root.Execute(), stderr)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
@@ -174,9 +175,9 @@ var sampleFlows = []control.Flow{
 }
 
 func TestFlowsText(t *testing.T) {
-	const header = "CLIENT               SERVER                SERVICE  STATE          AGE    IDLE  CLIENT BYTES  SERVER BYTES\n"
-	const first = "198.51.100.10:40000  192.0.2.10:80         web      open           1m15s  0.2s  100           1099511627776\n"
-	const second = "[2001:db8:2::10]:1   [2001:db8:1::10]:443  web      client_closed  2d7h   2h1m  0             0\n"
+	const header = "CLIENT               SERVER\n    SERVICE  STATE          AGE    IDLE  SENT  RECEIVED\n"
+	const first = "198.51.100.10:40000  192.0.2.10:80\n    web      open           1m15s  0.2s  100   1.0T\n"
+	const second = "[2001:db8:2::10]:1   [2001:db8:1::10]:443\n    web      client_closed  2d7h   2h1m  0     0\n"
 	for _, tt := range []struct {
 		limit int
 		want  string
@@ -190,9 +191,24 @@ func TestFlowsText(t *testing.T) {
 	}
 	var b strings.Builder
 	more, err := writeFlows(&b, control.Filter{Limit: 1}, flowsOf(sampleFlows...))
-	if err != nil || !more || strings.Count(b.String(), "\n") != 2 {
-		t.Errorf("limit 1: %v, more %v\n%s", err, more, b.String())
+	const fits = "CLIENT               SERVER         SERVICE  STATE  AGE    IDLE  SENT  RECEIVED\n" +
+		"198.51.100.10:40000  192.0.2.10:80  web      open   1m15s  0.2s  100   1.0T\n"
+	if err != nil || !more || b.String() != fits {
+		t.Errorf("limit 1: %v, more %v\n%s\nwant\n%s", err, more, b.String(), fits)
 	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0", 1023: "1023", 1024: "1.0K", 10188: "9.9K", 10189: "10K", 1023487: "999K", 1023488: "1.0M", 1 << 30: "1.0G", 1<<64 - 1: "16E"} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %s, want %s", n, got, want)
+		}
+	}
+}
+
+// allOf is flowsOf without a filter.
+func allOf(flows ...control.Flow) func(yield func(control.Flow) error) error {
+	return func(yield func(control.Flow) error) error { return flowsOf(flows...)(control.Filter{}, yield) }
 }
 
 func TestFlowsJSON(t *testing.T) {
@@ -203,12 +219,12 @@ func TestFlowsJSON(t *testing.T) {
 		flows []control.Flow
 		want  string
 	}{
-		{"none", nil, "[]\n"},
-		{"one", sampleFlows[:1], "[\n" + first + "\n]\n"},
-		{"two", sampleFlows, "[\n" + first + ",\n" + second + "\n]\n"},
+		{"none", nil, `{"schema":1,"flows":[]}` + "\n"},
+		{"one", sampleFlows[:1], `{"schema":1,"flows":[` + "\n" + first + "\n]}\n"},
+		{"two", sampleFlows, `{"schema":1,"flows":[` + "\n" + first + ",\n" + second + "\n]}\n"},
 	} {
 		var b strings.Builder
-		if err := writeFlowsJSON(&b, control.Filter{}, flowsOf(tt.flows...)); err != nil || b.String() != tt.want {
+		if err := writeArray(&b, "flows", allOf(tt.flows...)); err != nil || b.String() != tt.want {
 			t.Errorf("%s: %v\n%s\nwant\n%s", tt.name, err, b.String(), tt.want)
 		}
 	}
@@ -218,11 +234,11 @@ func TestFlowsJSON(t *testing.T) {
 func TestFlowsJSONBroken(t *testing.T) {
 	died := errors.New("died")
 	var b strings.Builder
-	err := writeFlowsJSON(&b, control.Filter{}, func(_ control.Filter, yield func(control.Flow) error) error {
+	err := writeArray(&b, "flows", func(yield func(control.Flow) error) error {
 		_ = yield(sampleFlows[0])
 		return died
 	})
-	if !errors.Is(err, died) || strings.HasSuffix(strings.TrimSpace(b.String()), "]") {
+	if !errors.Is(err, died) || json.Valid([]byte(b.String())) {
 		t.Errorf("%v: %q", err, b.String())
 	}
 }

@@ -39,7 +39,7 @@ func TestWhileRunning(t *testing.T) {
 			t.Errorf("status lacks %q: %d %s\n%s", want, code, stderr, stdout)
 		}
 	}
-	if code, stdout, stderr := g.levee("flows", "-o", "json"); code != 0 || stdout != "[]\n" || stderr != "" {
+	if code, stdout, stderr := g.levee("flows", "-o", "json"); code != 0 || stdout != `{"schema":1,"flows":[]}`+"\n" || stderr != "" {
 		t.Errorf("flows: %d %q %q", code, stdout, stderr)
 	}
 	if code, _, stderr := g.levee("flows", "--service", "smtp"); code != 1 || stderr != "levee: there is no service \"smtp\": use one of web, ssh\n" {
@@ -141,10 +141,11 @@ func TestFlowShown(t *testing.T) {
 	defer peer.Close()
 	g.until("the flow is open", func() bool {
 		_, stdout, _ := g.levee("flows", "-o", "json", "--state", "open", "--service", "web")
-		var flows []control.Flow
-		if err := json.Unmarshal([]byte(stdout), &flows); err != nil {
+		var answer struct{ Flows []control.Flow }
+		if err := json.Unmarshal([]byte(stdout), &answer); err != nil {
 			t.Fatalf("%v: %s", err, stdout)
 		}
+		flows := answer.Flows
 		return len(flows) == 1 && flows[0].Client.String() == conn.LocalAddr().String() && flows[0].Server == server
 	})
 	_, stdout, _ := g.levee("flows")

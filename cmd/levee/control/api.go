@@ -212,23 +212,3 @@ func newFlow(f proxy.FlowInfo) Flow {
 func seconds(d time.Duration) float64 {
 	return float64(d.Milliseconds()) / 1000
 }
-
-// Filter chooses flows. Empty fields choose all.
-type Filter struct {
-	Service, State string
-	// Limit is the most flows to return; 0 means all.
-	Limit int
-}
-
-func (f Filter) match(i proxy.FlowInfo) bool {
-	return (f.Service == "" || f.Service == i.Service) && (f.State == "" || f.State == i.State.String())
-}
-
-// States are the words that Filter.State may be.
-func States() []string {
-	var words []string
-	for s := proxy.StateFree + 1; s < proxy.NumStates; s++ {
-		words = append(words, s.String())
-	}
-	return words
-}

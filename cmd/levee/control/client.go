@@ -9,8 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -104,8 +102,7 @@ func decoded[T any](ctx context.Context, c *Client, method, path string) (v T, e
 
 // Flows asks for flows and calls yield for each as it arrives; an error of yield ends it and is returned.
 func (c *Client) Flows(ctx context.Context, f Filter, yield func(Flow) error) error {
-	q := url.Values{"limit": {strconv.Itoa(f.Limit)}, "service": {f.Service}, "state": {f.State}}
-	return list(ctx, c, "/v1/flows?"+q.Encode(), yield)
+	return list(ctx, c, "/v1/flows?"+f.query().Encode(), yield)
 }
 
 // Servers asks for what is known of servers and calls yield for each as it arrives; an error of yield ends it and is returned.

@@ -46,6 +46,8 @@ type fake struct {
 	drains []Drain
 	asked  time.Duration
 	mu     sync.Mutex // guards drains and asked
+	// kill, if set, ends flows.
+	kill func(ctx context.Context, a, b netip.AddrPort) (bool, error)
 }
 
 func (f *fake) Upgrade(program string) (Upgrade, func(), error) {
@@ -70,6 +72,8 @@ func (f *fake) DrainProgress() Drain {
 	}
 	return now
 }
+
+func (f *fake) Kill(ctx context.Context, a, b netip.AddrPort) (bool, error) { return f.kill(ctx, a, b) }
 
 func (f *fake) Status() Status { return f.status }
 func (f *fake) Servers(yield func(servers.Info) bool) {
@@ -223,6 +227,15 @@ func TestFlows(t *testing.T) {
 		{"limit beyond", Filter{Limit: total + 1}, total},
 		{"service", Filter{Service: "ssh"}, total / 2},
 		{"state", Filter{State: "open"}, total / int(proxy.NumStates-1)},
+		{"client", Filter{Client: netip.MustParsePrefix("2001:db8:2::/48")}, total},
+		{"other client", Filter{Client: netip.MustParsePrefix("2001:db8:3::/48")}, 0},
+		{"client of the other family", Filter{Client: netip.MustParsePrefix("0.0.0.0/0")}, 0},
+		{"client port", Filter{ClientPort: 17}, 1},
+		{"server", Filter{Server: netip.MustParsePrefix("192.0.2.8/29")}, total},
+		{"server port", Filter{ServerPort: 80}, total},
+		{"other server port", Filter{ServerPort: 81}, 0},
+		{"one", Filter{}.Between(netip.MustParseAddrPort("[2001:db8:2::10]:17"), netip.MustParseAddrPort("192.0.2.10:80")), 1},
+		{"the other way round", Filter{}.Between(netip.MustParseAddrPort("192.0.2.10:80"), netip.MustParseAddrPort("[2001:db8:2::10]:17")), 0},
 		{"service and state and limit", Filter{Service: "ssh", State: "open", Limit: 3}, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -282,6 +295,9 @@ func TestBadRequests(t *testing.T) {
 		{"/v1/flows?state=x", 400, `"x" is not a state: use one of opening, open, client_closed, server_closed, time_wait, reset`},
 		{"/v1/flows?limit=-1", 400, `limit "-1" is not a number: use 1 or more, or 0 for all`},
 		{"/v1/flows?limit=1e99", 400, `limit "1e99" is not a number: use 1 or more, or 0 for all`},
+		{"/v1/flows?client=192.0.2.1", 400, `client "192.0.2.1" is no prefix: write 192.0.2.0/24 or 2001:db8::/64`},
+		{"/v1/flows?server_port=65536", 400, `server_port "65536" is no port: use 1 to 65535`},
+		{"/v1/flows?older=5s", 400, `there is no filter "older" in this daemon: use its own levee`},
 		{"/v2/status", 404, `there is no GET /v2/status in version 1 of this interface: use the levee that the daemon runs`},
 	} {
 		code, body := get(t, path, tt.url)

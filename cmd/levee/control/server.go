@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
+	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +43,8 @@ type Source interface {
 	CancelDrain() error
 	// Explain says what becomes of a SYN. The error is about the question, in one line.
 	Explain(q Question) (Explanation, error)
+	// Kill ends the flow between two ends, see proxy.Proxy.Kill.
+	Kill(ctx context.Context, a, b netip.AddrPort) (bool, error)
 	// Observe begins to look at decisions; the caller closes it.
 	Observe(proxy.Interest) (*proxy.Observer, error)
 }
@@ -78,6 +80,7 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { serveStatus(w, source) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
+	mux.HandleFunc("POST /v1/flows/kill", func(w http.ResponseWriter, r *http.Request) { serveKill(w, r, source) })
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
 	mux.HandleFunc("POST /v1/upgrade", func(w http.ResponseWriter, r *http.Request) { serveUpgrade(w, r, source) })
@@ -210,24 +213,6 @@ func writeArray(w http.ResponseWriter, all func(yield func(any) bool)) error {
 	}
 	_, _ = buffer.WriteString(end)
 	return buffer.Flush()
-}
-
-func parseFilter(q url.Values, services []string) (Filter, error) {
-	f := Filter{Service: q.Get("service"), State: q.Get("state")}
-	if err := checkService(f.Service, services); err != nil {
-		return f, err
-	}
-	if f.State != "" && !slices.Contains(States(), f.State) {
-		return f, fmt.Errorf("%q is not a state: use one of %s", f.State, strings.Join(States(), ", "))
-	}
-	if text := q.Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 0 {
-			return f, fmt.Errorf("limit %q is not a number: use 1 or more, or 0 for all", text)
-		}
-		f.Limit = n
-	}
-	return f, nil
 }
 
 // checkService refuses the name of a service that isn't there; an empty one means any.

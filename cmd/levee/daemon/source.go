@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"context"
 	"net"
+	"net/netip"
 	"time"
 
 	"levee/cmd/levee/control"
@@ -64,6 +66,11 @@ func (d *daemon) Status() control.Status {
 
 // Flows implements control.Source.
 func (d *daemon) Flows(yield func(proxy.FlowInfo) bool) { d.proxy.Flows(time.Now(), yield) }
+
+// Kill implements control.Source.
+func (d *daemon) Kill(ctx context.Context, a, b netip.AddrPort) (bool, error) {
+	return d.proxy.Kill(ctx, a, b)
+}
 
 // Observe implements control.Source.
 func (d *daemon) Observe(in proxy.Interest) (*proxy.Observer, error) { return d.proxy.Observe(in) }
