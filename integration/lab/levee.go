@@ -104,6 +104,7 @@ type Status struct {
 		Capacity   int `json:"capacity"`
 	} `json:"flows"`
 	Services []ServiceStatus   `json:"services"`
+	Floods   []FloodStatus     `json:"floods"`
 	Drops    map[string]uint64 `json:"drops"`
 	Passed   map[string]uint64 `json:"passed"`
 	Workers  []struct {
@@ -128,6 +129,32 @@ type ServiceStatus struct {
 	CookieValid   uint64 `json:"cookie_valid"`
 	CookieInvalid uint64 `json:"cookie_invalid"`
 	Flows         int    `json:"flows"`
+	SynPassed     uint64 `json:"syn_passed"`
+	// Engagement is nil unless floods are looked for.
+	Engagement *struct {
+		Engaged      bool    `json:"engaged"`
+		Destinations int     `json:"destinations"`
+		HalfOpen     int     `json:"half_open"`
+		SynRate      int     `json:"syn_rate"`
+		HoldSeconds  float64 `json:"hold_seconds"`
+		WouldAnswer  uint64  `json:"would_answer"`
+		WouldDrop    uint64  `json:"would_drop"`
+	} `json:"engagement"`
+}
+
+// FloodStatus is one flood in Status.
+type FloodStatus struct {
+	ID           uint64     `json:"id"`
+	Service      string     `json:"service"`
+	Monitored    bool       `json:"monitored"`
+	Start        time.Time  `json:"start"`
+	End          *time.Time `json:"end"`
+	Cause        string     `json:"cause"`
+	Destinations int        `json:"destinations"`
+	Spread       bool       `json:"spread"`
+	Top          string     `json:"top"`
+	TopSynRate   int        `json:"top_syn_rate"`
+	PeakSynRate  int        `json:"peak_syn_rate"`
 }
 
 // maxStatus bounds an answer of the daemon, in bytes.
