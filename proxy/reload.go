@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Reload changes the services and the time-outs to those of cfg at the time now, or nothing at all if it returns an error. What is fixed for the life of a
+// Reload changes the services, the time-outs and the MTU, which counts for new connections, to those of cfg at the time now, or nothing at all if it returns an error. What is fixed for the life of a
 // Proxy must be as New was told, except that the zero value of Memory, Servers and Probe, which are not looked at, will do.
 //
 // A packet is decided about by the old configuration or the new one. A service is the one before if its name is: its counters go on. Open
@@ -43,7 +43,6 @@ func (p *Proxy) fixed(cfg *Config) error {
 		changed bool
 	}{
 		{"capacity", cfg.Capacity != p.cfg.Capacity},
-		{"MTU", cfg.MTU != p.cfg.MTU},
 		{"pool for early data", cfg.EarlyPool != p.cfg.EarlyPool},
 		{"secret", cfg.Secret != p.cfg.Secret || cfg.SharedSecret != p.cfg.SharedSecret},
 	} {

@@ -42,7 +42,6 @@ func TestReloadRefuses(t *testing.T) {
 		edit func(*Config)
 	}{
 		{"capacity", func(c *Config) { c.Capacity++ }},
-		{"MTU", func(c *Config) { c.MTU = 1400 }},
 		{"early data", func(c *Config) { c.EarlyPool = 1 << 20 }},
 		{"secret", func(c *Config) { c.Secret = cookie.Secret{2} }},
 		{"secret", func(c *Config) { c.SharedSecret = true }},

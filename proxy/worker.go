@@ -89,8 +89,10 @@ func (p *Proxy) NewWorker(link Link) *Worker {
 }
 
 // Run moves packets until ctx is done or the link is closed, which is no error, or until the
-// link fails. Closing the link ends it at once, ctx within a quarter of a second.
+// link fails. Closing the link ends it at once, ctx within a quarter of a second. It may be called again after an error: for a link
+// that works again.
 func (w *Worker) Run(ctx context.Context) error {
+	w.out.err = nil
 	for ctx.Err() == nil {
 		if _, err := w.Step(time.Now, idleWait); err != nil {
 			if errors.Is(err, os.ErrClosed) {

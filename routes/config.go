@@ -43,6 +43,9 @@ type Config struct {
 	// ClientInterfaces and ServerInterfaces are where the two sides' packets come in.
 	// Empty means auto. An interface may be in both.
 	ClientInterfaces, ServerInterfaces []string
+	// KeptClients and KeptServers are interfaces of an earlier plan: where auto would leave one out because it is down or gone, it stays, so that
+	// nothing gets around levee when it is back.
+	KeptClients, KeptServers []string
 	// Prefixes are those of all services, of either family. At least one.
 	Prefixes []netip.Prefix
 	// Bypass says that packets take the main table while nobody reads from the TUN; otherwise they are dropped.

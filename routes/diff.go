@@ -21,6 +21,8 @@ type Diff struct {
 	// NotrackMissing: protected traffic is not exempted from connection tracking as planned; NotrackStale: there is a table of levee's that is not, or no
 	// longer, the plan's.
 	NotrackMissing, NotrackStale bool
+	// DownInterfaces and MissingInterfaces are the plan's interfaces where no packet comes in now.
+	DownInterfaces, MissingInterfaces []string
 	// Foreign are rules and routes of somebody else's that are in the way, each with the remedy.
 	Foreign []error
 
@@ -45,6 +47,14 @@ func (p *Plan) Diff(live Live) Diff {
 	d.NotrackStale = live.Exemption != nil && !live.foreignExemption && !same
 	link, ok := live.link(p.cfg.TUN)
 	d.TUNMissing, d.TUNDown = !ok, ok && !link.Up
+	for _, name := range p.Interfaces() {
+		switch l, ok := live.link(name); {
+		case !ok:
+			d.MissingInterfaces = append(d.MissingInterfaces, name)
+		case !l.Up:
+			d.DownInterfaces = append(d.DownInterfaces, name)
+		}
+	}
 	for _, r := range p.rules {
 		if !slices.Contains(live.Rules, r) {
 			d.MissingRules = append(d.MissingRules, r)
@@ -75,7 +85,7 @@ func (p *Plan) Diff(live Live) Diff {
 	return d
 }
 
-// Empty says whether the kernel is as planned.
+// Empty says whether the kernel is as planned. That an interface is down or missing is not levee's to change.
 func (d Diff) Empty() bool {
 	return !d.TUNMissing && !d.TUNDown && !d.NotrackMissing && !d.NotrackStale && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
 }

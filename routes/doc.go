@@ -17,7 +17,7 @@
 // namespaces has to lock its goroutine to the thread.
 //
 // The rules name interfaces. An interface that comes up, or a route that moves, after the plan was
-// made is not in it.
+// made is not in it: Watch tells when to make another, and Update puts that in force.
 //
 // Where the kernel tracks connections, protected traffic is exempted in an nftables table of levee's own: each segment passes twice, with the
 // numbers of two connections.

@@ -75,6 +75,24 @@ func (p *Plan) ClientInterfaces() []string { return slices.Clone(p.sides.clients
 // ServerInterfaces returns the interfaces that servers' packets are taken from. The caller keeps the slice.
 func (p *Plan) ServerInterfaces() []string { return slices.Clone(p.sides.servers) }
 
+// Interfaces returns those of both sides, in order.
+func (p *Plan) Interfaces() []string {
+	all := slices.Concat(p.sides.clients, p.sides.servers)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// SameRouting says whether the plans have the same rules and routes.
+func (p *Plan) SameRouting(o *Plan) bool {
+	return slices.Equal(p.rules, o.rules) && slices.EqualFunc(p.routes, o.routes, Route.equal)
+}
+
+// Concerns says whether a route to dst in the main table, or a local one, has a say in the plan: it contains a protected prefix or
+// lies in one.
+func (p *Plan) Concerns(dst netip.Prefix) bool {
+	return slices.ContainsFunc(p.cfg.Prefixes, dst.Overlaps)
+}
+
 // Report returns what the last Apply or Remove had to leave as it was, one line for each: values that
 // somebody else has changed since levee set them. None is the usual case.
 func (p *Plan) Report() []string { return slices.Clone(p.report) }

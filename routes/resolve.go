@@ -38,7 +38,8 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 	}
 	s.notes = append(s.notes, note...)
 	if s.servers, err = namedOr("routing.server_interfaces", cfg.ServerInterfaces, cfg, live, func() ([]string, error) {
-		return serverSide(cfg, prefixes, live)
+		found, err := serverSide(cfg, prefixes, live)
+		return keep(found, cfg.KeptServers, cfg, live), err
 	}); err != nil {
 		return s, err
 	}
@@ -49,9 +50,7 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 		}
 		// Other hosts may be behind the servers' interfaces too, and be clients of servers behind another or, by way of a router,
 		// the same: their SYNs must not go around levee when the answers go through it.
-		found = append(found, s.servers...)
-		slices.Sort(found)
-		return found, nil
+		return keep(append(found, s.servers...), cfg.KeptClients, cfg, live), nil
 	})
 	return s, err
 }
@@ -61,6 +60,18 @@ type noInterfaceError struct{ key, name string }
 
 func (e *noInterfaceError) Error() string {
 	return fmt.Sprintf("%s: there is no interface %q: name one that exists, or use auto", e.key, e.name)
+}
+
+// keep adds those of an earlier plan that are down or gone, and sorts.
+func keep(found, former []string, cfg *Config, live *Live) []string {
+	for _, name := range former {
+		l, there := live.link(name)
+		if name != cfg.TUN && !slices.Contains(found, name) && (!there || !l.Up && l.Master == 0) {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
 }
 
 // namedOr returns the checked names, or what auto finds if there are none.
@@ -190,7 +201,7 @@ func clientSide(cfg *Config, servers []string, live *Live) (out, left []string) 
 		case l.Kind == kindVRF:
 			// Its routes aren't in the main table, where packets from the TUN are looked up.
 			left = append(left, l.Name+" (VRF)")
-		case !l.Up:
+		case !l.Up && !slices.Contains(cfg.KeptClients, l.Name):
 			left = append(left, l.Name+" (down)")
 		default:
 			out = append(out, l.Name)

@@ -96,6 +96,16 @@ func writeSysctl(key, value string) error {
 	return nil
 }
 
+// SysctlsChanged says whether somebody has changed a sysctl that the plan wants, from a look at these only.
+func (p *Plan) SysctlsChanged() bool {
+	for _, s := range p.sysctls {
+		if value, ok, err := readSysctl(s.key); err == nil && ok && value != s.value {
+			return true
+		}
+	}
+	return false
+}
+
 // readSysctls returns everything a plan may depend on.
 func readSysctls() (map[string]string, error) {
 	values := map[string]string{}

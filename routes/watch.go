@@ -2,25 +2,58 @@ package routes
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// watchWait is how long, in microseconds, a watch waits for the kernel before it looks whether it is to end.
-const watchWait = 250_000
+const (
+	// watchWait is how long, in microseconds, a watch waits for the kernel before it looks whether it is to end.
+	watchWait = 250_000
+	// watchAgain is the pause before a watch that has failed begins anew.
+	watchAgain = time.Second
+)
 
-// rtmProtocolAt is where a route's protocol is in its message (struct rtmsg).
-const rtmProtocolAt = 5
+// watched are the groups of netlink messages that say what a plan may be about.
+var watched = []uint{
+	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+}
 
-// Watch calls changed whenever the kernel says that something happened which a plan may be about: a rule or one of levee's routes is gone, or
-// an interface has changed. Several events may make one call. It works in the network namespace of the thread that calls it, and returns
-// nil when ctx is done.
-func Watch(ctx context.Context, changed func()) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+// Watch calls changed whenever the kernel says that something happened which a plan may be about: a rule or one of levee's routes is gone,
+// an interface or its addresses have changed, or another route that concerns says matters. Several events may make one call. It works in
+// the network namespace of the thread that calls it, and returns when ctx is done. When it can't hear the kernel it says so to failed, once until it
+// can, and goes on trying; as something may have happened meanwhile, it then calls changed.
+func Watch(ctx context.Context, concerns func(dst netip.Prefix) bool, changed func(), failed func(error)) {
+	said := false
+	for ctx.Err() == nil {
+		err := watch(ctx, concerns, func() {
+			said = false
+			changed()
+		})
+		if err == nil {
+			return
+		}
+		if !said {
+			failed(err)
+		}
+		said = true
+		select {
+		case <-ctx.Done():
+		case <-time.After(watchAgain):
+		}
+	}
+}
+
+// watch calls changed when it begins, too. It returns nil when ctx is done.
+func watch(ctx context.Context, concerns func(netip.Prefix) bool, changed func()) error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, watched...)
 	if err != nil {
 		return fmt.Errorf("watch rules and routes: %w", err)
 	}
@@ -28,6 +61,7 @@ func Watch(ctx context.Context, changed func()) error {
 	if err := s.SetReceiveTimeout(&unix.Timeval{Usec: watchWait}); err != nil {
 		return fmt.Errorf("watch rules and routes: %w", err)
 	}
+	changed()
 	for ctx.Err() == nil {
 		messages, _, err := s.Receive()
 		switch {
@@ -39,23 +73,71 @@ func Watch(ctx context.Context, changed func()) error {
 		case err != nil:
 			return fmt.Errorf("watch rules and routes: %w", err)
 		}
-		matters := false
 		for _, m := range messages {
-			switch m.Header.Type {
-			case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELRULE:
-				matters = true
-			case unix.RTM_DELROUTE:
-				matters = matters || len(m.Data) > rtmProtocolAt && m.Data[rtmProtocolAt] == Protocol
+			if matters(m.Header.Type, m.Data, concerns) {
+				changed()
+				break
 			}
-		}
-		if matters {
-			changed()
 		}
 	}
 	return nil
 }
 
-// Broken says that traffic doesn't get into the TUN as planned, and that Apply can put that right.
+// matters says whether a message is about something of a plan's.
+func matters(kind uint16, data []byte, concerns func(netip.Prefix) bool) bool {
+	switch kind {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return true
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		if len(data) < unix.SizeofRtMsg {
+			return false
+		}
+		m := nl.DeserializeRtMsg(data)
+		if m.Protocol == Protocol {
+			return kind == unix.RTM_DELROUTE
+		}
+		dst, table, ok := destination(m, data[unix.SizeofRtMsg:])
+		return ok && (table == unix.RT_TABLE_MAIN || m.Type == unix.RTN_LOCAL) && concerns(dst)
+	}
+	return false
+}
+
+// destination reads where a route leads, and its table.
+func destination(m *nl.RtMsg, attributes []byte) (dst netip.Prefix, table int, ok bool) {
+	addr := netip.IPv4Unspecified()
+	switch m.Family {
+	case unix.AF_INET:
+	case unix.AF_INET6:
+		addr = netip.IPv6Unspecified()
+	default:
+		return dst, 0, false
+	}
+	all, err := nl.ParseRouteAttr(attributes)
+	if err != nil {
+		return dst, 0, false
+	}
+	table = int(m.Table)
+	for _, a := range all {
+		switch {
+		case a.Attr.Type == unix.RTA_DST:
+			if addr, ok = netip.AddrFromSlice(a.Value); !ok {
+				return dst, 0, false
+			}
+		case a.Attr.Type == unix.RTA_TABLE && len(a.Value) >= 4:
+			table = int(binary.NativeEndian.Uint32(a.Value))
+		}
+	}
+	dst = netip.PrefixFrom(addr, int(m.Dst_len))
+	return dst, table, dst.IsValid()
+}
+
+// Broken says that traffic doesn't get into the TUN as planned, and that Update can put that right.
 func (d Diff) Broken() bool {
 	return !d.TUNMissing && len(d.Foreign) == 0 && (d.TUNDown || d.NotrackMissing || d.NotrackStale || len(d.MissingRules)+len(d.MissingRoutes) > 0)
+}
+
+// Repairable says that Update would change something.
+func (d Diff) Repairable() bool {
+	return !d.TUNMissing && len(d.Foreign) == 0 && (d.Broken() || len(d.StaleRules)+len(d.StaleRoutes) > 0 ||
+		slices.ContainsFunc(d.Sysctls, func(s SysctlDiff) bool { return !s.Missing }))
 }

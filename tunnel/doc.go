@@ -17,5 +17,5 @@
 // The life cycle (name, close) of each queue's descriptor belongs to wireguard/tun; its Read
 // and Write are never used, because they split superpackets and merge them again.
 //
-// The device lives as long as its Device: it is not persistent.
+// The device lives as long as its Device, or until an orderly end if Config.Persist says so. Device.Repair makes one again that was deleted.
 package tunnel

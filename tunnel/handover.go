@@ -19,6 +19,8 @@ func (d *Device) Wake() error {
 // HandOver returns the descriptors of the queues, which stay open in the program that this process executes next: packets wait in them
 // meanwhile. The Device must not be used any more. They go into Config.Descriptors there.
 func (d *Device) HandOver() ([]int, error) {
+	d.life.Lock()
+	defer d.life.Unlock()
 	var fds []int
 	for _, q := range d.queues {
 		if _, err := unix.FcntlInt(uintptr(q.fd), unix.F_SETFD, 0); err != nil {
@@ -26,7 +28,7 @@ func (d *Device) HandOver() ([]int, error) {
 		}
 		fds = append(fds, q.fd)
 	}
-	d.closeOnce.Do(func() {})
+	d.over = true
 	return fds, nil
 }
 

@@ -32,12 +32,12 @@ func leftOver(name string) (bool, error) {
 	return true, nil
 }
 
-// persist makes the interface outlive its queues.
-func (d *Device) persist() error {
+// persist makes the interface of a queue's descriptor outlive its queues.
+func (d *Device) persist(fd int) error {
 	if err := netlink.LinkSetAlias(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.index}}, alias); err != nil {
 		return fmt.Errorf("interface %s: set its alias: %w", d.name, err)
 	}
-	if err := unix.IoctlSetInt(d.queues[0].fd, unix.TUNSETPERSIST, 1); err != nil {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fmt.Errorf("interface %s: make it persistent: %w", d.name, err)
 	}
 	d.persistent = true
@@ -49,6 +49,11 @@ func (d *Device) Attached() bool { return d.attached }
 
 // Leave closes the device but leaves the interface, if it was opened with Config.Persist, for the next process.
 func (d *Device) Leave() error {
-	d.closeOnce.Do(func() { d.closeErr = d.close() })
+	d.life.Lock()
+	defer d.life.Unlock()
+	if !d.over {
+		d.over = true
+		d.closeErr = d.close()
+	}
 	return d.closeErr
 }

@@ -38,14 +38,14 @@ const (
 // two goroutines at the same time, except that one may be in Recv and one in Send.
 // Stats may be called from anywhere.
 type Queue struct {
-	name string    // for errors
-	fd   int       // of the TUN, non-blocking; valid while file is open
-	wake int       // the Device's eventfd
-	file io.Closer // the wireguard/tun device that owns fd
+	name string // for errors
+	wake int    // the Device's eventfd
 
-	// inUse is held for reading by Recv and Send and for writing to close fd, so that no
+	// inUse is held for reading by Recv and Send and for writing to change fd, so that no
 	// call can reach a stranger's descriptor under the same number.
 	inUse  sync.RWMutex
+	fd     int       // of the TUN, non-blocking; -1 while there is no interface
+	file   io.Closer // the wireguard/tun device that owns fd, nil if fd is -1
 	closed atomic.Bool
 
 	errClosed, errGone error // made once: an error costs no allocation
@@ -60,13 +60,34 @@ type Queue struct {
 
 // newQueue takes a non-blocking descriptor that file owns.
 func newQueue(fd, wake int, file io.Closer, name string) *Queue {
-	return &Queue{
-		name: name, fd: fd, wake: wake, file: file,
+	q := &Queue{
+		name: name, wake: wake,
 		errClosed: fmt.Errorf("%s: %w", name, os.ErrClosed),
 		errGone:   fmt.Errorf("%s: %w", name, ErrGone),
-		recvPoll:  [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}},
-		sendPoll:  [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}, {Fd: int32(wake), Events: unix.POLLIN}},
 	}
+	q.attach(fd, file)
+	return q
+}
+
+// attach makes a descriptor of the interface, which file owns, the queue's.
+func (q *Queue) attach(fd int, file io.Closer) {
+	q.inUse.Lock()
+	defer q.inUse.Unlock()
+	q.fd, q.file = fd, file
+	q.recvPoll = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+	q.sendPoll = [2]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}, {Fd: int32(q.wake), Events: unix.POLLIN}}
+}
+
+// detach waits for Recv and Send to return and closes the descriptor; until the next attach they return ErrGone.
+func (q *Queue) detach() error {
+	q.inUse.Lock()
+	defer q.inUse.Unlock()
+	if q.file == nil {
+		return nil
+	}
+	err := q.file.Close()
+	q.fd, q.file = -1, nil
+	return err
 }
 
 // Recv reads the frames that are waiting, at most one into each element of frames and
@@ -74,12 +95,15 @@ func newQueue(fd, wake int, file io.Closer, name string) *Queue {
 // capacity of FrameSize. If none is waiting it waits at most the given time for the first;
 // a wait of 0 or less doesn't wait. It returns how many it read: 0 without an error when the
 // time has passed, and now and then before. The error matches os.ErrClosed after
-// Device.Close, which wakes a Recv that waits, and ErrGone when the interface was deleted.
+// Device.Close, which wakes a Recv that waits, and ErrGone when the interface was deleted, until Device.Repair has made it again.
 func (q *Queue) Recv(frames [][]byte, wait time.Duration) (int, error) {
 	q.inUse.RLock()
 	defer q.inUse.RUnlock()
 	if q.closed.Load() {
 		return 0, q.errClosed
+	}
+	if q.fd < 0 {
+		return 0, q.errGone
 	}
 	n, err := q.drain(frames)
 	if n > 0 || err != nil || wait <= 0 || len(frames) == 0 {
@@ -181,6 +205,9 @@ func (q *Queue) Send(frames [][]byte) error {
 	if q.closed.Load() {
 		return q.errClosed
 	}
+	if q.fd < 0 {
+		return q.errGone
+	}
 	sent, bytes := uint64(0), uint64(0)
 	tries := sendTries
 	var failed error
@@ -236,12 +263,4 @@ func ppoll(fds *[2]unix.PollFd, timeout *unix.Timespec, wait time.Duration) erro
 			return err
 		}
 	}
-}
-
-// close waits for Recv and Send to return, then closes the descriptor. The caller has set
-// closed and written to wake.
-func (q *Queue) close() error {
-	q.inUse.Lock()
-	defer q.inUse.Unlock()
-	return q.file.Close()
 }

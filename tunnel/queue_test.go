@@ -28,7 +28,7 @@ func newPair(t *testing.T) (q *Queue, peer int) {
 	}
 	q = newQueue(fds[0], wake, closer(fds[0]), "test queue")
 	t.Cleanup(func() {
-		q.close()
+		_ = q.detach()
 		unix.Close(fds[1])
 		unix.Close(wake)
 	})

@@ -118,7 +118,7 @@ func (d *Device) lookAtRings(rings []RingStats) error {
 		// What was chosen by then has been read or dropped if nothing is waiting now; nothing that came later
 		// has been read if that counter still stands.
 		atRest := !q.waiting() && q.read() == before[i]
-		rings[i].look(chosen[i], q.read(), uint64(d.ring), atRest)
+		rings[i].look(chosen[i], q.read(), uint64(d.cfg.TxQueueLen), atRest)
 	}
 	return nil
 }

@@ -134,33 +134,6 @@ func TestKillAndRestart(t *testing.T) {
 	g.same(before, "after SIGKILL, a restart and SIGTERM")
 }
 
-// The TUN deleted under the daemon ends it; the next one makes another and goes on.
-func TestTUNDeleted(t *testing.T) {
-	g := newGateway(t, services)
-	before := g.snapshot()
-	c := g.start()
-	if err := deleteLink(g, "tun0"); err != nil {
-		t.Fatal(err)
-	}
-	if code := g.end(c); code != 1 {
-		t.Errorf("exit code %d, want 1", code)
-	}
-	if log := c.Output(); !strings.Contains(log, "\nlevee: worker ") || !strings.Contains(log, "the interface was deleted") {
-		t.Errorf("the last line doesn't say why:\n%s", log)
-	}
-	if !strings.Contains(c.Output(), "stay for the next levee run") || before.Diff(g.snapshot()) == "" {
-		t.Errorf("the rules did not stay:\n%s", c.Output())
-	}
-	c = g.start()
-	if err := c.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if code := g.end(c); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	g.same(before, "after the TUN was deleted, a restart and SIGTERM")
-}
-
 // TestCleanupUnlessFailed: what systemd runs after the end of levee, by what it says of that. After a failure the next start goes on with what is there.
 func TestCleanupUnlessFailed(t *testing.T) {
 	g := newGateway(t, services)

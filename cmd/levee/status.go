@@ -54,6 +54,9 @@ func writeStatus(w io.Writer, s control.Status) error {
 		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n       %s\n",
 			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))
 	}
+	for _, problem := range s.Kernel.Problems {
+		writeWrapped(&b, "PROBLEM", problem)
+	}
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
 	if s.TUN.OnFailure != "" {
 		fmt.Fprintf(&b, "       on failure %s\n", s.TUN.OnFailure)

@@ -32,6 +32,8 @@ type Link struct {
 	Delay *Delay
 	// Hop is nil if there is none.
 	Hop *Hop
+
+	subnet4, subnet6 netip.Prefix
 }
 
 // newLink makes a veth pair between host and gateway, called hostIf and gatewayIf.
@@ -143,6 +145,7 @@ func (e *End) String() string { return fmt.Sprintf("%s in %s", e.Name, e.Namespa
 
 // address gives both ends their addresses and tells each about the other's.
 func (l *Link) address(subnet4, subnet6 netip.Prefix) error {
+	l.subnet4, l.subnet6 = subnet4, subnet6
 	l.Gateway.Addr4, l.Gateway.Addr6 = nth(subnet4, gatewayHost), nth(subnet6, gatewayHost)
 	l.Host.Addr4, l.Host.Addr6 = nth(subnet4, hostHost), nth(subnet6, hostHost)
 	for _, e := range l.ends() {

@@ -19,6 +19,7 @@ type Status struct {
 	// Drain is there while levee drains.
 	Drain         *Drain        `json:"drain,omitempty"`
 	Configuration Configuration `json:"configuration"`
+	Kernel        Kernel        `json:"kernel"`
 	Flows         Flows         `json:"flows"`
 	EarlyData     EarlyData     `json:"early_data"`
 	Services      []Service     `json:"services"`
@@ -30,6 +31,15 @@ type Status struct {
 	TUN    TUN               `json:"tun"`
 	// Workers are in the order of the TUN's queues.
 	Workers []Worker `json:"workers"`
+}
+
+// Kernel is what became of what levee has set up in the kernel.
+type Kernel struct {
+	// Problems are what levee can't put right, one line each: an interface that is down or gone, something of somebody else's in the way.
+	Problems []string `json:"problems"`
+	// Repairs counts how often something was put right since the start that others had changed: the tun, routing (rules and routes), sysctls;
+	// and how often the rules have followed a change of interfaces.
+	Repairs map[string]uint64 `json:"repairs"`
 }
 
 // Flows counts the flow table's entries.

@@ -42,6 +42,7 @@ type daemon struct {
 	servers *servers.Table
 	prober  *prober.Prober
 	trend   trend
+	mending mending
 	undo    undo
 
 	watchdog watchdog
@@ -59,7 +60,10 @@ type daemon struct {
 // before it returns; what could not be is logged and makes an error. But if something fails while there may be connections, from
 // this process or one before, what they need stays for the next: the TUN, the rules and the flow file.
 func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
-	d := &daemon{cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{})}
+	d := &daemon{
+		cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{}),
+		mending: newMending(),
+	}
 	d.super.log = log
 	d.reloads.Reloading = reloading
 	d.reloads.cfg.Store(&cfg)

@@ -28,13 +28,21 @@ type Layout struct {
 	sources sources
 	// Routes is nil if the operator does the routing.
 	Routes *routes.Plan
+	// live is what Routes was planned from; only newLayout's caller has it.
+	live routes.Live
 }
 
 // NewLayout looks at the machine and changes nothing. Its errors are one line each.
-func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, nil) }
+func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, former{}) }
 
-// newLayout is NewLayout with rules for more prefixes than those of services.
-func newLayout(cfg config.Config, more []netip.Prefix) (*Layout, error) {
+// former is what of an earlier layout is to stay in the next: rules for prefixes that no service has any longer, and interfaces that are down or gone.
+type former struct {
+	prefixes         []netip.Prefix
+	clients, servers []string
+}
+
+// newLayout is NewLayout with what stays of an earlier one.
+func newLayout(cfg config.Config, was former) (*Layout, error) {
 	l := &Layout{TUN: tunnel.Config{
 		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
 		Persist: true,
@@ -45,7 +53,8 @@ func newLayout(cfg config.Config, more []netip.Prefix) (*Layout, error) {
 	clients, servers := cfg.Routing.ClientInterfaces, cfg.Routing.ServerInterfaces
 	if cfg.Routing.Manage {
 		rc := routesConfig(cfg)
-		rc.Prefixes = append(rc.Prefixes, more...)
+		rc.Prefixes = append(rc.Prefixes, was.prefixes...)
+		rc.KeptClients, rc.KeptServers = was.clients, was.servers
 		live, err := routes.Read(rc)
 		if err != nil {
 			return nil, err
@@ -53,7 +62,10 @@ func newLayout(cfg config.Config, more []netip.Prefix) (*Layout, error) {
 		if l.Routes, err = routes.NewPlan(rc, live); err != nil {
 			return nil, err
 		}
-		clients, servers = l.Routes.ClientInterfaces(), l.Routes.ServerInterfaces()
+		l.live = live
+		gone := l.Routes.Diff(live).MissingInterfaces
+		absent := func(name string) bool { return slices.Contains(gone, name) }
+		clients, servers = slices.DeleteFunc(l.Routes.ClientInterfaces(), absent), slices.DeleteFunc(l.Routes.ServerInterfaces(), absent)
 	}
 	mtus, err := mtusOf(slices.Concat(clients, servers))
 	if err != nil {

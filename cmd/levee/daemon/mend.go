@@ -2,82 +2,228 @@ package daemon
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
+	"levee/cmd/levee/config"
 	"levee/routes"
 )
 
 const (
-	// mendPause lets those finish who change several things, mendAgain is after how long a failure is tried again.
+	// mendPause lets those finish who change several things, mendAgain is after how long a failure is tried again, and how often
+	// levee looks at what no message of the kernel's tells of: the TUN's own settings, and sysctls.
 	mendPause = 200 * time.Millisecond
 	mendAgain = time.Second
+	// mendShare bounds the repairs' share of a processor: after each look there is a pause of so many times what it took. It takes long where there
+	// is a routing table of the whole Internet.
+	mendShare = 4
 )
 
-// mend puts rules, routes and the TUN right when somebody else takes them away: another daemon that flushes what it doesn't know, or
-// an interface that went down. A TUN that was deleted ends the workers, and with them the process: the next makes another.
+// mend puts right what others do to what levee has set up in the kernel, and follows the interfaces that come, go and change:
+//
+//	the TUN deleted, renamed, set down, or set otherwise ─▶ made again or put right, with the same workers and flows
+//	rules, routes, sysctls taken away or changed        ─▶ put back
+//	interfaces and addresses that appear and disappear  ─▶ the rules follow, where the configuration says auto
+//	anything else that is in the way                    ─▶ a problem in status
 func (d *daemon) mend() error {
-	if d.layout.Routes == nil {
-		return nil
-	}
-	changed := make(chan struct{}, 1)
-	changed <- struct{}{} // something may have happened since the plan was applied
-	for what, watch := range map[string]func(context.Context, func()) error{"rules and routes": routes.Watch, "connection tracking": routes.WatchTracking} {
-		d.background("watch of "+what, func(ctx context.Context) {
-			if err := watch(ctx, func() {
-				select {
-				case changed <- struct{}{}:
-				default:
-				}
-			}); err != nil {
-				d.log.Error("what somebody else changes goes unnoticed", "of", what, "error", err)
+	managed := d.layout.Routes != nil
+	if managed {
+		d.background("watch of rules and routes", func(ctx context.Context) {
+			routes.Watch(ctx, d.concerns, d.notice, func(err error) {
+				d.log.Error("what somebody else does to levee's rules goes unnoticed for now", "error", err)
+			})
+		})
+		d.background("watch of connection tracking", func(ctx context.Context) {
+			if err := routes.WatchTracking(ctx, d.notice); err != nil {
+				d.log.Error("what somebody else does to connection tracking goes unnoticed", "error", err)
 			}
 		})
 	}
-	d.background("repair of rules and routes", func(ctx context.Context) {
-		failing := false
+	d.background("repairs", func(ctx context.Context) {
+		poll := time.NewTicker(mendAgain)
+		defer poll.Stop()
+		m := mender{managed: managed}
 		for {
+			changed := false
 			select {
 			case <-ctx.Done():
 				return
-			case <-changed:
+			case <-d.mending.changed:
+				changed = true
+			case now := <-poll.C:
+				changed = m.failed || d.mending.due(now) || managed && d.sysctlsChanged()
 			}
-			if !sleep(ctx, mendPause) {
+			if !m.run(ctx, d, changed) {
 				return
 			}
-			mended, err := d.mendOnce()
-			switch {
-			case err != nil:
-				if !failing {
-					d.log.Error("rules and routes can't be repaired, trying again", "error", err)
-				}
-				if !sleep(ctx, mendAgain) {
-					return
-				}
-				select {
-				case changed <- struct{}{}:
-				default:
-				}
-			case mended:
-				d.log.Warn("rules or routes were gone: repaired")
-			}
-			failing = err != nil
 		}
 	})
 	return nil
 }
 
-// mendOnce applies the plan again if traffic doesn't get into the TUN.
-func (d *daemon) mendOnce() (mended bool, err error) {
-	d.reloads.mu.Lock() // a reload changes the plan
+// mender is what the repairs remember from one look to the next.
+type mender struct {
+	// managed: the routing is levee's.
+	managed      bool
+	tun, routing []string // problems
+	// failed: the latest look at the routing has ended in an error, so that there must be another.
+	failed      bool
+	unprotected bool
+}
+
+// run looks once, at the routing too if something has changed. It returns false when ctx is done.
+func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
+	done, err := d.device.Repair()
+	if changed && len(done) == 0 && err == nil {
+		if !sleep(ctx, mendPause) {
+			return false
+		}
+		done, err = d.device.Repair()
+	}
+	began := time.Now()
+	m.tun = nil
+	repaired := len(done) > 0
+	if repaired {
+		d.repaired(repairTUN, "the TUN was changed by somebody else: repaired", "what", strings.Join(done, "; "))
+	}
+	switch {
+	case err != nil: // what has its name isn't levee's
+		m.tun, m.failed = []string{oneLine(err)}, true
+	case m.managed && (changed || repaired):
+		m.routing, m.failed, m.unprotected = d.mendRouting(repaired)
+	case repaired:
+		if err := linkUp(d.device.Name()); err != nil {
+			m.tun = append(m.tun, oneLine(err))
+		}
+	}
+	added, over := d.mending.set(slices.Concat(m.tun, m.routing), err != nil || m.unprotected)
+	for _, p := range added {
+		d.log.Warn("a problem that levee can't put right", "problem", p)
+	}
+	for _, p := range over {
+		d.log.Info("a problem is over", "problem", p)
+	}
+	return !changed && !repaired || sleep(ctx, mendShare*time.Since(began))
+}
+
+// oneLine is an error's text for a list of problems.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// repaired counts and logs a repair.
+func (d *daemon) repaired(r repair, message string, args ...any) {
+	say, last := d.mending.count(r, time.Now())
+	if !say {
+		return
+	}
+	if last {
+		args = append(args, "note", "somebody does this again and again: more is counted, but not logged for a minute")
+	}
+	level := slog.LevelWarn
+	if r == repairInterfaces {
+		level = slog.LevelInfo
+	}
+	d.log.Log(context.Background(), level, message, args...)
+}
+
+// concerns says whether a route may matter to the plan.
+func (d *daemon) concerns(dst netip.Prefix) bool {
+	d.reloads.mu.Lock()
 	defer d.reloads.mu.Unlock()
-	live, err := routes.Read(routesConfig(*d.reloads.cfg.Load()))
+	return d.layout.Routes.Concerns(dst)
+}
+
+func (d *daemon) sysctlsChanged() bool {
+	d.reloads.mu.Lock()
+	defer d.reloads.mu.Unlock()
+	return d.layout.Routes.SysctlsChanged()
+}
+
+// mendRouting plans anew for the interfaces and routes that there are now, and makes the kernel as planned. What can't be
+// planned leaves the plan in force, which is repaired all the same. What is missing because the TUN was is not told again.
+func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected bool) {
+	r := &d.reloads
+	r.mu.Lock() // a reload changes the plan
+	defer r.mu.Unlock()
+	fail := func(err error) {
+		if failed = true; !slices.Contains(problems, oneLine(err)) {
+			problems = append(problems, oneLine(err))
+		}
+	}
+	cfg := *r.cfg.Load()
+	next, err := newLayout(cfg, d.former(r.leaving))
 	if err != nil {
-		return false, err
+		problems = append(problems, oneLine(err))
+		next = d.layout
+		if next.live, err = routes.Read(routesConfig(cfg)); err != nil {
+			fail(err)
+			return problems, failed, d.mending.unprotected
+		}
 	}
-	if !d.layout.Routes.Diff(live).Broken() {
-		return false, nil
+	live := next.live
+	next.live = routes.Live{}
+	was, diff := d.layout.Routes.Diff(live), next.Routes.Diff(live)
+	for _, foreign := range diff.Foreign {
+		fail(foreign)
 	}
-	return true, d.layout.Routes.Apply()
+	if diff.Repairable() {
+		if err := next.Routes.Update(); err != nil {
+			fail(err)
+			return problems, failed, was.Broken()
+		}
+		if was.Broken() && !told {
+			d.repaired(repairRouting, "rules or routes were gone: repaired")
+		}
+		if changed := changedSysctls(was); len(changed) > 0 && !told {
+			d.repaired(repairSysctls, "sysctls were changed by somebody else: repaired", "sysctls", changed)
+		}
+	}
+	if next != d.layout {
+		if err := d.follow(cfg, next); err != nil {
+			fail(err)
+		}
+	}
+	diff = d.layout.Routes.Diff(live)
+	d.mending.miss(slices.Concat(diff.DownInterfaces, diff.MissingInterfaces), time.Now())
+	for _, name := range diff.DownInterfaces {
+		problems = append(problems, fmt.Sprintf("interface %s is down", name))
+	}
+	for _, name := range diff.MissingInterfaces {
+		problems = append(problems, fmt.Sprintf("interface %s does not exist any more", name))
+	}
+	return problems, failed, len(diff.Foreign) > 0 && len(diff.MissingRules)+len(diff.MissingRoutes) > 0
+}
+
+// changedSysctls are the values that are not the plan's, each as key=value.
+func changedSysctls(d routes.Diff) (changed []string) {
+	for _, s := range d.Sysctls {
+		if !s.Missing {
+			changed = append(changed, s.Key+"="+s.Have)
+		}
+	}
+	return changed
+}
+
+// follow makes a layout the one in force, whose rules are the kernel's already. reloads.mu is held.
+func (d *daemon) follow(cfg config.Config, next *Layout) error {
+	same := next.Routes.SameRouting(d.layout.Routes)
+	err := d.keepTUN(next)
+	if !next.sources.equal(&d.layout.sources) || next.MTU != d.layout.MTU {
+		err = errors.Join(err, d.proxy.Reload(proxyConfig(cfg, next, d.secret), time.Now()))
+	}
+	if err != nil {
+		return err
+	}
+	d.layout = next
+	if !same {
+		d.repaired(repairInterfaces, "interfaces have changed: the rules follow",
+			"clients", next.Routes.ClientInterfaces(), "servers", next.Routes.ServerInterfaces())
+	}
+	return nil
 }
 
 // sleep says whether the time has passed before ctx was done.

@@ -16,6 +16,10 @@ const manyNeighbours = 8
 // sources are what the interfaces' addresses tell of where packets of clients can come from, see proxy.Config.
 type sources struct{ Neighbours, NoSources []netip.Prefix }
 
+func (s *sources) equal(o *sources) bool {
+	return slices.Equal(s.Neighbours, o.Neighbours) && slices.Equal(s.NoSources, o.NoSources)
+}
+
 // sourcesOf looks at the addresses of the interfaces where packets of clients and of servers come in.
 func sourcesOf(clients, servers []string, services []proxy.Service) (s sources, err error) {
 	all := slices.Concat(clients, servers)

@@ -3,8 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,6 +15,7 @@ import (
 	"levee/cmd/levee/control"
 	"levee/proxy"
 	"levee/proxy/cookie"
+	"levee/routes"
 )
 
 // Reloading is how a daemon gets another configuration while it runs.
@@ -128,10 +129,9 @@ func (d *daemon) reload(now time.Time) ([]string, error) {
 		return nil, err
 	}
 	former := d.layout
-	if layout.MTU < former.MTU {
-		return nil, fmt.Errorf("an interface that the configuration leads to has an MTU of %d, the others %d: it can't fall while levee runs, restart it", layout.MTU, former.MTU)
+	if err := d.keepTUN(layout); err != nil {
+		return nil, err
 	}
-	layout.MTU, layout.TUN = former.MTU, former.TUN
 	if layout.Routes != nil {
 		if err := layout.Routes.Update(); err != nil {
 			return nil, err
@@ -154,17 +154,33 @@ func (d *daemon) reload(now time.Time) ([]string, error) {
 // relayout is the layout with rules for what is leaving too. If those can't be had any longer, because the way to them is gone, they
 // are left out.
 func (d *daemon) relayout(cfg config.Config, leaving map[netip.Prefix]time.Time) (*Layout, error) {
-	var more []netip.Prefix
-	for p := range leaving {
-		more = append(more, p)
-	}
-	slices.SortFunc(more, netip.Prefix.Compare)
-	layout, err := newLayout(cfg, more)
-	if err != nil && len(more) > 0 {
+	was := d.former(leaving)
+	layout, err := newLayout(cfg, was)
+	if err != nil && len(was.prefixes) > 0 {
 		clear(leaving)
-		return newLayout(cfg, nil)
+		was.prefixes = nil
+		return newLayout(cfg, was)
 	}
 	return layout, err
+}
+
+// former is what of the layout in force stays in the next one.
+func (d *daemon) former(leaving map[netip.Prefix]time.Time) (was former) {
+	was.prefixes = slices.SortedFunc(maps.Keys(leaving), netip.Prefix.Compare)
+	if p := d.layout.Routes; p != nil {
+		forgotten := func(name string) bool { return d.mending.forgotten(name) }
+		was.clients, was.servers = slices.DeleteFunc(p.ClientInterfaces(), forgotten), slices.DeleteFunc(p.ServerInterfaces(), forgotten)
+	}
+	return was
+}
+
+// keepTUN makes the TUN of a new layout the one that is open. It stays as it is, but for its MTU, which grows with the interfaces'.
+func (d *daemon) keepTUN(l *Layout) error {
+	l.live = routes.Live{}
+	mtu := max(l.TUN.MTU, d.layout.TUN.MTU)
+	l.TUN = d.layout.TUN
+	l.TUN.MTU = mtu
+	return d.device.SetMTU(mtu)
 }
 
 // settle takes away the rules of removed prefixes that no flow needs: spliced connections have to go through levee until they end.
@@ -201,6 +217,9 @@ func (d *daemon) settle(now time.Time) {
 		return
 	}
 	layout, err := d.relayout(*r.cfg.Load(), leaving)
+	if err == nil {
+		err = d.keepTUN(layout)
+	}
 	if err == nil && layout.Routes != nil {
 		err = layout.Routes.Update()
 	}
@@ -208,7 +227,7 @@ func (d *daemon) settle(now time.Time) {
 		d.log.Warn("the rules of removed prefixes stay", "error", err)
 		return
 	}
-	layout.MTU, layout.TUN = d.layout.MTU, d.layout.TUN
+	layout.MTU = d.layout.MTU
 	d.layout, r.leaving = layout, leaving
 	d.log.Info("rules of removed prefixes are gone", "left", len(leaving))
 }

@@ -27,6 +27,7 @@ func (d *daemon) Status() control.Status {
 		s.Drain = &progress
 	}
 	s.Configuration = d.Configuration()
+	s.Kernel = d.Kernel()
 	s.Flows.Kept = d.kept()
 	s.TUN = control.TUN{
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
@@ -101,7 +102,12 @@ func (d *daemon) Services() []string {
 }
 
 // Ready says that everything is up. Nothing new is protected while levee drains.
-func (d *daemon) Ready() bool { return d.ready.Load() && !d.drains.active() }
+func (d *daemon) Ready() bool {
+	return d.ready.Load() && !d.drains.active() && d.mending.protected()
+}
+
+// Kernel implements metrics.Source.
+func (d *daemon) Kernel() control.Kernel { return d.mending.report() }
 
 // NotReady implements metrics.Source.
 func (d *daemon) NotReady() (why []string) {
@@ -113,6 +119,9 @@ func (d *daemon) NotReady() (why []string) {
 	}
 	if link, err := net.InterfaceByName(d.device.Name()); err != nil || link.Flags&net.FlagUp == 0 {
 		why = append(why, "the TUN is down")
+	}
+	if !d.mending.protected() {
+		why = append(why, d.mending.report().Problems...)
 	}
 	if missing, err := d.missingRules(); err != nil {
 		why = append(why, "rules can't be read: "+err.Error())

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"levee/tunnel"
 )
 
 // startWorkers runs one worker for each queue, each on a thread of its own. The first
@@ -33,6 +35,13 @@ func (d *daemon) startWorkers() (stop func() error) {
 			runtime.LockOSThread()
 			d.watchdog.threads[i].Store(int64(unix.Gettid()))
 			err := worker.Run(ctx)
+			for errors.Is(err, tunnel.ErrGone) {
+				d.notice()
+				if !sleep(ctx, gonePause) {
+					return nil
+				}
+				err = worker.Run(ctx)
+			}
 			if err == nil && ctx.Err() == nil {
 				err = errors.New("ended by itself")
 			}
@@ -59,6 +68,9 @@ func (d *daemon) startWorkers() (stop func() error) {
 		}
 	}
 }
+
+// gonePause is how long a worker waits for a TUN that somebody has deleted before it looks again.
+const gonePause = 10 * time.Millisecond
 
 // stopTimeout bounds the wait for workers that were told to end; closing the TUN comes next and wakes them too.
 const stopTimeout = 2 * time.Second

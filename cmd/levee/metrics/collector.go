@@ -31,6 +31,8 @@ type Source interface {
 	NotReady() []string
 	// DrainProgress is how far the latest drain is.
 	DrainProgress() control.Drain
+	// Kernel says what others have changed that levee had set up.
+	Kernel() control.Kernel
 }
 
 // collector reads the source when it is scraped.
@@ -66,6 +68,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	} else {
 		gauge(draining, 1)
 		gauge(drainConnections, drain.Connections)
+	}
+	kernel := c.source.Kernel()
+	gauge(problems, len(kernel.Problems))
+	for what, n := range kernel.Repairs {
+		counter(repairs, n, what)
 	}
 	for _, v := range s.Services {
 		counter(synReceived, v.SynReceived, v.Name)

@@ -36,6 +36,10 @@ func (f *fake) NotReady() []string {
 	return []string{"the TUN is down", "2 rules are missing"}
 }
 
+func (f *fake) Kernel() control.Kernel {
+	return control.Kernel{Problems: []string{"interface eth9 is down"}, Repairs: map[string]uint64{"tun": 0, "routing": 3}}
+}
+
 func (f *fake) Configuration() control.Configuration {
 	return control.Configuration{LoadedAt: time.Unix(1_700_000_000, 0), LastReloadSuccessful: !f.gone}
 }

@@ -16,6 +16,8 @@ var (
 
 	draining         = desc("draining", "A 1 while levee drains, or is about to stop because it has.")
 	drainConnections = desc("drain_connections", "Connections that have to end before levee stops; only while it drains.")
+	problems         = desc("problems", "What is wrong in the kernel and levee can't put right, see levee status.")
+	repairs          = desc("repairs_total", "How often what others had changed in the kernel was put right, or rules followed a change of interfaces.", "what")
 
 	synReceived   = desc("syn_received_total", "SYNs that were answered with a cookie.", "service")
 	cookieValid   = desc("cookie_valid_total", "ACKs that carried a valid cookie.", "service")
