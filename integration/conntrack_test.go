@@ -56,7 +56,8 @@ func TestConntrack(t *testing.T) {
 			after bool // the gateway's interface to the server shrinks when the connection is open
 		}{
 			{name: "nowhere narrow"},
-			{name: "narrow on both sides", lab: lab.Config{ClientHopMTU: narrow, ServerHopMTU: narrow}},
+			{name: "narrow in front of it", lab: lab.Config{ClientHopMTU: narrow}},
+			{name: "narrow behind it", lab: lab.Config{ServerHopMTU: narrow}},
 			{name: "narrow at the gateway", after: true},
 		} {
 			t.Run(place.name, func(t *testing.T) {
@@ -79,6 +80,9 @@ func TestConntrack(t *testing.T) {
 					if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
 						t.Errorf("%s: %v", way.name, err)
 					}
+				}
+				if place.lab.ClientHopMTU+place.lab.ServerHopMTU > 0 {
+					p.told(t)
 				}
 				if n := dropped(t, p.Gateway); n > 0 {
 					t.Errorf("%d packets of it were tracked or invalid", n)

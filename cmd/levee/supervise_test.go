@@ -69,7 +69,7 @@ func TestSupervisor(t *testing.T) {
 	dir := g.onTmpfs(services)
 	early := false
 	n := listenNotify(t, func(message string) {
-		if strings.Contains(message, "READY=1") && !strings.Contains(g.snapshot().String(), "rule") {
+		if strings.Contains(message, "READY=1") && !strings.Contains(g.snapshot().String(), "7300") {
 			early = true
 		}
 	})
