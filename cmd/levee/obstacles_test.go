@@ -21,14 +21,6 @@ func addLink(t *testing.T, g *gateway, name, kind string) {
 	}
 }
 
-func deleteLink(g *gateway, name string) error {
-	link, err := g.lab.Gateway.Netlink().LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return g.lab.Gateway.Netlink().LinkDel(link)
-}
-
 // addRule makes a rule that isn't levee's, for packets of an interface that there isn't.
 func addRule(t *testing.T, g *gateway, priority, table int) {
 	t.Helper()
