@@ -335,6 +335,11 @@ func TestConvertHostile(t *testing.T) {
 		{"no stripes", func(s *FlowState) { s.header().Stripes = 0 }, ErrStateDamaged},
 		{"three stripes", func(s *FlowState) { s.header().Stripes = 3 }, ErrStateDamaged},
 		{"too many stripes", func(s *FlowState) { s.header().Stripes = 1 << 31 }, ErrStateDamaged},
+		{"more stripes than marks, and as long", func(s *FlowState) {
+			s.header().Stripes, s.header().Capacity = 2*stripesWanted, 1
+			s.Memory = append(s.Memory[:stateRecordsAt], make([]byte, 2*stripesWanted*ownLayout.size)...)
+		}, ErrStateDamaged},
+		{"longer than it says", func(s *FlowState) { s.Memory = append(s.Memory, make([]byte, 128)...) }, ErrStateDamaged},
 		{"too many records", func(s *FlowState) { s.header().Capacity = 1 << 63 }, ErrStateDamaged},
 		{"more records", func(s *FlowState) { s.header().Capacity = 200 }, ErrStateDamaged},
 		{"no records", func(s *FlowState) { s.header().Capacity = 0 }, ErrStateDamaged},

@@ -36,6 +36,12 @@ func TestPulse(t *testing.T) {
 			}
 			return pulseEvery
 		}, moves: func(int, int) bool { return false }, waits: true},
+		{name: "the clock goes back once", pause: func(l int) time.Duration {
+			if l == 5 {
+				return -time.Hour
+			}
+			return pulseEvery
+		}, moves: func(int, int) bool { return false }, waits: true, hangs: 25},
 		{name: "looks come late", pause: func(int) time.Duration { return 3 * pulseEvery }, moves: func(_, w int) bool { return w != 0 }, waits: true, hangs: 7},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
