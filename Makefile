@@ -10,7 +10,7 @@ LDFLAGS = -X main.version=$(VERSION)
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3 \
 	prometheus systemd linux-libc-dev ethtool
 
-.PHONY: all build package demo bench churn floods forgeries reloads measure survive test unit integration lint fuzz generate packages clean
+.PHONY: all build package demo bench churn floods engage forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -46,6 +46,10 @@ measure: build packages
 # Floods of every kind of segment, and what becomes of honest clients; three minutes.
 floods: build
 	bin/levee-lab floods --levee bin/levee --out docs/floods.md --commit '$(VERSION)' --date "$$(date -u +%F)"
+
+# Quiet, a flood of one destination, quiet, in mode auto: half a minute; the plot goes to docs.
+engage: build
+	bin/levee-lab engage --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
 
 # A hundred million random ACKs against the cookies of each layout; a minute.
 forgeries:

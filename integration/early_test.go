@@ -253,6 +253,7 @@ metrics: {listen: ""}
 services:
   - name: lab
     prefixes: [%s, "%s"]
+    mode: always
     %s
 `, lab.ServerPrefix4, lab.ServerPrefix6, cmp.Or(test.options, "options: {timestamps: true}"))
 			p := protectYAML(t, lab.Config{ClientDelays: []time.Duration{each}}, yaml)

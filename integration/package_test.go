@@ -217,7 +217,7 @@ func TestPackage(t *testing.T) {
 	}
 	m.run("dpkg", "--verify", "levee")
 
-	m.run("sh", "-c", "printf 'log: {level: debug}\\nservices: [{name: lab, prefixes: [192.0.2.0/24, \"2001:db8:1::/64\"]}]\\n' >/etc/levee/levee.yaml")
+	m.run("sh", "-c", "printf 'log: {level: debug}\\nservices: [{name: lab, prefixes: [192.0.2.0/24, \"2001:db8:1::/64\"], mode: always}]\\n' >/etc/levee/levee.yaml")
 	if out := m.run("levee", "check"); !strings.HasPrefix(out, "/etc/levee/levee.yaml: ok\n") {
 		t.Errorf("check: %s", out)
 	}
@@ -341,7 +341,7 @@ func TestContainerImage(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	write(t, root, "levee.yaml", "services: [{name: lab, prefixes: [192.0.2.0/24, \"2001:db8:1::/64\"]}]\n")
+	write(t, root, "levee.yaml", "services: [{name: lab, prefixes: [192.0.2.0/24, \"2001:db8:1::/64\"], mode: always}]\n")
 	daemon := start(t, l.Gateway, "unshare", "--mount", "--propagation", "private", "sh", "-ec", `
 		cd `+root+`
 		mkdir -p proc dev/net run/levee var/lib/levee

@@ -164,7 +164,7 @@ func TestUnprotectedNeighbour(t *testing.T) {
 	labtest.StartLevee(t, l, path, fmt.Sprintf(`
 metrics: {listen: ""}
 services:
-  - {name: web, prefixes: [192.0.2.64/26, %v/32]}
+  - {name: web, prefixes: [192.0.2.64/26, %v/32], mode: always}
 `, l.Servers[1].AddrPort(false, 80).Addr()))
 	if err := tryConnect(t, l.Clients[0], l.Servers[1], 80); err != nil {
 		t.Errorf("client behind a client interface: %v", err)

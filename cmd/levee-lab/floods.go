@@ -195,6 +195,8 @@ The sources are forged at random, or the attacker's own address, or address and 
   would be without levee; what the server answers counts too. SYNs are answered with a cookie.
 - 100 fragments a second pass, as they may have overtaken the first.
 
+The service has ` + "`mode: always`" + `, in which every SYN is answered with a cookie. [engage.md](engage.md) plots a flood in ` + "`mode: auto`" + `.
+
 `
 
 func (r *floodsReport) write(w io.Writer) {

@@ -35,7 +35,7 @@ func TestMisuse(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", exitMisused, "use demo, up, bench, churn or floods"},
+		{"", exitMisused, "use demo, up, bench, churn, floods or engage"},
 		{"dance", exitMisused, "dance"},
 		{"demo now", exitMisused, "now"},
 		{"demo --fast", exitMisused, "--fast"},
@@ -53,6 +53,11 @@ func TestMisuse(t *testing.T) {
 		{"churn --warm-up -1s", exitMisused, "--warm-up"},
 		{"churn --capacity -1", exitMisused, "--capacity"},
 		{"churn --levee /nonexistent/levee", exitFailed, "make build"},
+		{"engage now", exitMisused, "now"},
+		{"engage --rate 10", exitMisused, "--rate"},
+		{"engage --duration 2m", exitMisused, "--duration"},
+		{"engage --hold 1ms", exitMisused, "--hold"},
+		{"engage --levee /nonexistent/levee", exitFailed, "make build"},
 		{"up --clients 17", exitFailed, "at most 16"},
 	} {
 		var out, errs bytes.Buffer

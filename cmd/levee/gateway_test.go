@@ -34,7 +34,7 @@ type gateway struct {
 const services = `
 flows: {capacity: 1000}
 services:
-  - {name: web, prefixes: [192.0.2.0/24, "2001:db8:1::/64"], ports: [80, 443]}
+  - {name: web, prefixes: [192.0.2.0/24, "2001:db8:1::/64"], ports: [80, 443], mode: always}
   - {name: ssh, prefixes: [192.0.2.0/25, "2001:db8:1:0:8000::/65"], ports: [22], mode: off}
 `
 

@@ -78,7 +78,7 @@ func TestReload(t *testing.T) {
 	g.same(running, "no file")
 
 	changed := strings.Replace(services, "ports: [22], mode: off", "ports: [22], mode: always", 1) +
-		"  - {name: mail, prefixes: [192.0.2.0/24, 198.18.1.0/24], ports: [25]}\n"
+		"  - {name: mail, prefixes: [192.0.2.0/24, 198.18.1.0/24], ports: [25], mode: always}\n"
 	g.rewrite(changed)
 	code, stdout, stderr := g.levee("reload")
 	if want := "service ssh has mode always, had off\nservice mail is new, mode always\n"; code != 0 || stdout != want {

@@ -40,9 +40,10 @@ const Spread = 8
 const (
 	rateFactor     = 4
 	halfOpenFactor = 2
-	// Floors: what no server minds, and the shortest queue of half-open connections in common use.
+	// Floors: what no server minds, and half of the shortest queue of half-open connections in common use (128), so that forged handshakes leave
+	// room for those of levee's own.
 	floorSYNRate  = 1000
-	floorHalfOpen = 128
+	floorHalfOpen = 64
 )
 
 // limits are Limits with both numbers known.

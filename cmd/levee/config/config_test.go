@@ -56,7 +56,7 @@ func standard() Config {
 		Services: []proxy.Service{{
 			Name:     "web",
 			Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-			Mode:     proxy.ModeAlways,
+			Mode:     proxy.ModeAuto,
 			Options:  proxy.Options{WScale: proxy.DefaultWScale, SACK: true, Learn: servers.All},
 
 			Engage:      flood.Limits{Hold: flood.DefaultHold},

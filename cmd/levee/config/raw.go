@@ -146,7 +146,7 @@ var defaults = []struct{ key, value string }{
 	{"metrics.listen", "127.0.0.1:9742"},
 	{"log.level", "info"},
 	{"log.format", "text"},
-	{"defaults.mode", "always"},
+	{"defaults.mode", auto},
 	{"defaults.early_data", "16KiB"},
 	{"defaults.server_ack", "unmeasured"},
 	{"defaults.unknown", "drop"},

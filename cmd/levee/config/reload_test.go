@@ -60,7 +60,7 @@ func TestChanges(t *testing.T) {
 	}
 	was := load("  - {name: a, prefixes: [192.0.2.1/32]}\n  - {name: b, prefixes: [192.0.2.2/32]}\n  - {name: c, prefixes: [192.0.2.3/32]}\n")
 	next := load("  - {name: d, prefixes: [192.0.2.4/32], mode: off}\n  - {name: b, prefixes: [192.0.2.2/32], mode: off}\n  - {name: c, prefixes: [192.0.2.3/32], ports: [80]}\n")
-	want := []string{"service d is new, mode off", "service b has mode off, had always", "service c has changed", "service a is removed"}
+	want := []string{"service d is new, mode off", "service b has mode off, had auto", "service c has changed", "service a is removed"}
 	if got := was.Changes(&next); !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}

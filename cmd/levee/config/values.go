@@ -72,7 +72,7 @@ func (c checker) config(r raw) Config {
 		cfg.StateDir = defaultOf("state_dir")
 	}
 	cfg.Services = c.services(r.Services, serviceDefaults{
-		mode:      c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAlways),
+		mode:      c.mode("defaults.mode", r.Defaults.Mode, proxy.ModeAuto),
 		earlyData: c.size("defaults.early_data", r.Defaults.EarlyData, proxy.MaxEarlyData, proxy.DefaultEarlyData),
 		serverAck: c.serverAck("defaults.server_ack", r.Defaults.ServerAck),
 		unknown:   c.unknown("defaults.unknown", r.Defaults.Unknown),
