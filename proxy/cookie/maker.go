@@ -141,6 +141,9 @@ func (m *Maker) Check(unix int64, t *Tuple, a Ack) (Valid, bool) {
 	mask := l.macMask()
 	var buf [maxMessage]byte
 	msg := message(&buf, l, t, c)
+	// Two hashes for a bad ACK, one for most good ones: a bare ACK may be the handshake's or a keep-alive, and nothing but its number, which
+	// the hash is to prove, tells them apart. Less than two bytes of data don't either (RFC 9293 §3.8.4). The second costs some 20 to 50 ns
+	// (BenchmarkCheckInvalid less BenchmarkCheckValid).
 	for _, v.ClientISN = range [...]uint32{a.Seq - 1, a.Seq} {
 		setClientISN(msg, v.ClientISN)
 		if siphash.Hash(k.k0, k.k1, msg)&mask == mac {
