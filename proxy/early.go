@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 )
 
 // earlyPool holds what clients send before their servers have answered. It is a fixed number of chunks. Those of a flow
@@ -231,6 +232,20 @@ func (p *earlyPool) holdFIN(head *chunkRef, s *earlySegment, room int) holdResul
 	}
 	last.flags |= flagFIN | s.flags&flagPSH
 	return holdNew
+}
+
+// end is the sequence number behind all that is held of a flow: a client that has sent as much resets there.
+func (p *earlyPool) end(f *flow) seqnum.Value {
+	end := f.clientISN + 1
+	for c := p.at(*f.early()); c != nil; c = p.at(c.next) {
+		if c.next == 0 {
+			end += seqnum.Value(c.end())
+			if c.flags&flagFIN != 0 {
+				end++
+			}
+		}
+	}
+	return end
 }
 
 // early is the head of the chain of a flow whose server has not answered: it is kept where the server's largest window will be.

@@ -189,7 +189,7 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 	p, f := &w.pkt, &s.flows[slot]
 	switch {
 	case isRST(p):
-		if p.Seq == f.half[client].end && p.ChecksumOK() {
+		if (p.Seq == f.half[client].end || p.Seq == w.proxy.early.end(f)) && p.ChecksumOK() {
 			// The server's answer, if one comes, gets a RST.
 			w.enter(s, slot, evRST)
 			return

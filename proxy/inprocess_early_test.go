@@ -320,6 +320,20 @@ func TestEarlyDataIsFreed(t *testing.T) {
 			p.Flags = rst
 			c.Send(&p, nil)
 		}},
+		{"the client resets behind its data", func(_ *session, c *rawClient, _ *rawServer) {
+			p := c.segment(len(request))
+			p.Flags = rst | ack
+			c.Send(&p, nil)
+		}},
+		{"the client resets behind its FIN", func(s *session, c *rawClient, _ *rawServer) {
+			p := c.segment(len(request))
+			p.Flags = fin | ack
+			c.Send(&p, nil)
+			s.Advance(20 * time.Millisecond)
+			p = c.segment(len(request) + 1)
+			p.Flags = rst
+			c.Send(&p, nil)
+		}},
 		{"the server refuses", func(s *session, _ *rawClient, r *rawServer) {
 			p := r.segment(rst | ack)
 			r.Send(&p, nil)
@@ -364,6 +378,22 @@ func TestEarlyDataIsFreed(t *testing.T) {
 			t.Error("not reset")
 		}
 	})
+}
+
+// A reset that is neither where the client's numbers begin nor where they end may be anybody's.
+func TestResetsElsewhereWhileOpening(t *testing.T) {
+	v := variant{}
+	s, c, _ := rawPair(t, v, early(v), nil)
+	c.send(0, data(1, 1000))
+	c.send(2000, data(2, 1000))
+	for _, offset := range []int{-1, 1, 999, 1000, 2000, 2999, 3001, 1 << 20} {
+		p := c.segment(offset)
+		p.Flags = rst | ack
+		c.Send(&p, nil)
+	}
+	s.Advance(20 * time.Millisecond)
+	s.wantState(proxy.StateOpening)
+	wantHeld(t, s.Network, -1)
 }
 
 // Segments that show that they are not the client's, or that the server would not take, are not held.
