@@ -14,7 +14,7 @@
 // a server answers to one client need not be what it answers to another: its firewall may have banned that one. Therefore
 //
 //   - a port that never answered is refused at a client's word;
-//   - one that did is refused only when a probe is too, at a place where probes were answered before. Without probes it has to have
-//     been quiet for a while;
+//   - one that did is refused only when a probe is too, at a place where probes were answered before. Without probes, or where
+//     none was ever answered, it has to have been quiet for a while;
 //   - any SYN-ACK ends a refusal.
 package servers

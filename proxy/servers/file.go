@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,17 +113,29 @@ func (t *Table) Save(w io.Writer, now int64) error {
 // Load reads what Save wrote into an empty Table and returns how many servers there were that are not too old. After an error the Table is
 // still empty: nothing in a damaged file is believed.
 func (t *Table) Load(r io.Reader, now int64) (int, error) {
-	var f file
+	var whole json.RawMessage
 	d := json.NewDecoder(r)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
+	if err := d.Decode(&whole); err != nil {
 		return 0, fmt.Errorf("it is damaged: %w", err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return 0, errors.New("it is damaged: there is more behind its end")
 	}
-	if f.Version != fileVersion {
-		return 0, fmt.Errorf("it has version %d, not %d", f.Version, fileVersion)
+	// The version comes first: what else there is in another one is not known.
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(whole, &head); err != nil {
+		return 0, fmt.Errorf("it is damaged: %w", err)
+	}
+	if head.Version != fileVersion {
+		return 0, fmt.Errorf("it has version %d, not %d", head.Version, fileVersion)
+	}
+	var f file
+	d = json.NewDecoder(bytes.NewReader(whole))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return 0, fmt.Errorf("it is damaged: %w", err)
 	}
 	for i := range f.Servers {
 		if err := f.Servers[i].check(); err != nil {

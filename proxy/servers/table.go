@@ -38,7 +38,7 @@ const (
 	retry = 5
 	// denied is for how long nothing is promised that a server in traffic refused, whatever probes say.
 	denied = 3600
-	// quiet is how long a server must not have answered before a client's word closes it where there are no probes.
+	// quiet is how long a server must not have answered before a client's word closes it where there are no probes, or it never answers one.
 	quiet = 60
 )
 
@@ -169,6 +169,7 @@ func (t *Table) Answered(k *Key, now int64, a *Answer, from Source) (probe bool)
 		*r = record{key: r.key, told: t.cfg.WScale, window: a.Window, asked: r.asked, failed: r.failed}
 	}
 	r.state, r.source, r.answered, r.suspected = Alive, from, at, 0
+	r.probed = min(r.probed, at) // the clock may have been set back
 	r.mss, r.window = a.MSS, NextWindow(r.window, a.Window)
 	asked, does := a.Asked|MSS, a.Does&^MSS
 	if a.MSS != 0 {
@@ -212,7 +213,7 @@ func (t *Table) Refused(k *Key, now int64, how State) (probe bool) {
 			return false
 		}
 	case !r.fresh(at) || t.refuses(r, at):
-	case t.cfg.Probes:
+	case t.cfg.Probes && (r.probed != 0 || r.failed == 0 || since(r.answered, at) < quiet):
 		r.suspected = at
 		return t.ask(r, at)
 	case since(r.answered, at) < quiet:

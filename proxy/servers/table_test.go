@@ -57,6 +57,11 @@ func TestRefusals(t *testing.T) {
 
 		{"never answered, refused", true, []func(*Table) bool{refused(0, Closed)}, false, 9, Closed},
 		{"never answered, silent", true, []func(*Table) bool{refused(0, Silent)}, false, 9, Silent},
+		{"never answered, not refused to a probe", true, []func(*Table) bool{refused(0, Closed), answered(1, Probe)}, false, 2, Alive},
+		{"never answered, refused again and again", true, []func(*Table) bool{refused(0, Closed), refused(4, Closed)}, false, 4, Closed},
+		{"no probe was ever answered, and it was quiet", true, []func(*Table) bool{answered(0, Traffic), failed(3, Silent), refused(quiet, Silent)}, false, quiet, Silent},
+		{"no probe was ever answered, answered just now", true, []func(*Table) bool{answered(0, Traffic), failed(3, Silent), refused(quiet-1, Silent)}, true, quiet - 1, Alive},
+		{"no probe has come back yet", true, []func(*Table) bool{answered(0, Traffic), refused(quiet, Silent)}, true, quiet, Alive},
 		{"refused, time has passed", true, []func(*Table) bool{refused(0, Closed)}, false, 10, Unknown},
 		{"refused, the clock was set back", true, []func(*Table) bool{refused(0, Closed)}, false, -1, Unknown},
 		{"refused, then answered", true, []func(*Table) bool{refused(0, Closed), answered(1, Traffic)}, true, 1, Alive},
@@ -329,6 +334,38 @@ func TestFile(t *testing.T) {
 	again = table(true)
 	if n, err := again.Load(bytes.NewReader(text.Bytes()), t0+1); n != 1 || err != nil {
 		t.Errorf("%d, %v", n, err)
+	}
+}
+
+// A clock that was set back between a probe and a client's connection makes no file that is not believed.
+func TestFileAfterClockSetBack(t *testing.T) {
+	tb, k, other := table(true), key(1), key(2)
+	tb.Answered(&k, t0+100, &linux, Probe)
+	tb.Answered(&k, t0, &linux, Traffic)
+	tb.Answered(&other, t0, &linux, Probe)
+	var text bytes.Buffer
+	if err := tb.Save(&text, t0+1); err != nil {
+		t.Fatal(err)
+	}
+	read := table(true)
+	if n, err := read.Load(&text, t0+2); n != 2 || err != nil {
+		t.Fatalf("%d servers, %v", n, err)
+	}
+	if got := read.Find(&k, t0+2); got.State != Alive || got.MSS != linux.MSS {
+		t.Errorf("%+v", got)
+	}
+	// Nor does the probe of a time to come put off the next.
+	if !tb.Answered(&k, t0+again, &linux, Traffic) {
+		t.Error("no probe is asked for")
+	}
+}
+
+// A file of another version is said to be that, whatever else is in it.
+func TestVersionBeforeContent(t *testing.T) {
+	for _, text := range []string{`{"version":2,"servers":[{"server":"192.0.2.0:2","new":true}]}`, `{"servers":{"by":"address"},"version":2}`} {
+		if n, err := table(true).Load(strings.NewReader(text), t0); n != 0 || err == nil || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("%s: %d, %v", text, n, err)
+		}
 	}
 }
 
