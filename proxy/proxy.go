@@ -31,6 +31,8 @@ type Proxy struct {
 	fragments fragments
 	// grace bounds what passes during the grace.
 	grace bucket
+	// around is until when packets last went around levee, since the start: as long as there was grace from then.
+	around atomic.Int64
 	// start is the zero of all ticks: the time of New, or that of the first in a row that go on with the same flows.
 	start time.Time
 	// kills are orders to end flows, for whichever worker comes first.
@@ -100,6 +102,10 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	}
 	return p, nil
 }
+
+// WentAround says that until now packets may have gone around levee, because somebody had taken away what leads them there. Connections that
+// were opened meanwhile are taken as they are, for Config.Grace.
+func (p *Proxy) WentAround(now time.Time) { p.around.Store(int64(p.instant(now).since)) }
 
 // use makes a policy the one that workers take next. Proxy.mu is held, or nobody else has the Proxy yet.
 func (p *Proxy) use(next *policy) {

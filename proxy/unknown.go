@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"time"
 
 	"levee/stack"
 )
@@ -74,7 +75,7 @@ func (w *Worker) unknown(s *stripe, key *flowKey, hash uint64, srcLow bool, svc 
 		w.count(svc).allowed.inc()
 	case svc.Unknown == UnknownPass:
 		why = PassUnknown
-	case w.now.since-svc.since < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate):
+	case w.now.since-max(svc.since, time.Duration(w.proxy.around.Load())) < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate):
 		why = PassGrace
 	case svc.Unknown == UnknownReset:
 		w.resetStray(svc, from, reason)

@@ -103,6 +103,10 @@ type Status struct {
 		Remembered int `json:"remembered"`
 		Capacity   int `json:"capacity"`
 	} `json:"flows"`
+	Kernel struct {
+		Problems []string          `json:"problems"`
+		Repairs  map[string]uint64 `json:"repairs"`
+	} `json:"kernel"`
 	Services []ServiceStatus   `json:"services"`
 	Floods   []FloodStatus     `json:"floods"`
 	Drops    map[string]uint64 `json:"drops"`

@@ -89,6 +89,7 @@ func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
 	m.tun = nil
 	repaired := len(done) > 0
 	if repaired {
+		d.proxy.WentAround(time.Now())
 		d.repaired(repairTUN, "the TUN was changed by somebody else: repaired", "what", strings.Join(done, "; "))
 	}
 	switch {
@@ -175,6 +176,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 			fail(err)
 			return problems, failed, was.Broken()
 		}
+		d.proxy.WentAround(time.Now())
 		if was.Broken() && !told {
 			d.repaired(repairRouting, "rules or routes were gone: repaired")
 		}
