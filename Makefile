@@ -10,7 +10,7 @@ LDFLAGS = -X main.version=$(VERSION)
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3 \
 	prometheus systemd linux-libc-dev ethtool
 
-.PHONY: all build package demo bench churn floods engage forgeries reloads measure survive test unit integration lint fuzz generate packages clean
+.PHONY: chaos all build package demo bench churn floods engage forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -67,6 +67,12 @@ test: unit integration
 survive: build
 	LEVEE_REQUIRE_ROOT=1 LEVEE_RESTARTS=20 LEVEE_BINARY=$(CURDIR)/bin/levee $(GO) test -count=1 -v -run Survives ./integration
 	LEVEE_CRASHES=10000 $(GO) test -count=1 -v -timeout 30m -run TestCrashes ./proxy
+
+# Kills, upgrades, reloads, floods, and whatever others do to rules, interfaces and the TUN, for a quarter of an hour.
+chaos: build
+	LEVEE_REQUIRE_ROOT=1 LEVEE_BINARY=$(CURDIR)/bin/levee LEVEE_CHAOS=15m LEVEE_CHAOS_OUT=$(CURDIR)/docs/chaos.md \
+		LEVEE_CHAOS_COMMIT='$(VERSION)' LEVEE_CHAOS_DATE="$$(date -u +%F)" \
+		$(GO) test -count=1 -v -timeout 30m -run TestChaos ./integration
 
 # The race detector allocates, so what counts allocations runs without it.
 unit: packages

@@ -303,7 +303,7 @@ func (c *chaos) holds() holding {
 	return h
 }
 
-// compare wants as much as before. Memory is what is live after a collection, within 5 % in a long run; what the process has mapped swings with the
+// compare wants as much as before; a request for the metrics may have two goroutines more. Memory is what is live after a collection, within 5 % in a long run; what the process has mapped swings with the
 // collections.
 func (c *chaos) compare(when string, before, after holding, long bool) {
 	c.t.Helper()
@@ -311,7 +311,7 @@ func (c *chaos) compare(when string, before, after holding, long bool) {
 	if long {
 		most = before.live * 105 / 100
 	}
-	if after.goroutines > before.goroutines || after.fds > before.fds || after.live > most || after.memory > 2*before.memory {
+	if after.goroutines > before.goroutines+2 || after.fds > before.fds || after.live > most || after.memory > 2*before.memory {
 		c.t.Errorf("something is left %s: before %+v, after %+v", when, before, after)
 	}
 }
