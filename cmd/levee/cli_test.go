@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, upgrade, version"
+	const verbs = "capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -40,7 +40,7 @@ func TestCommandLine(t *testing.T) {
 	}{
 		{"no verb", nil, 2, "", "no verb: use one of " + verbs},
 		{"unknown verb", []string{"start"}, 2, "", `unknown verb "start": use one of ` + verbs},
-		{"verb not built yet", []string{"top"}, 2, "", `unknown verb "top": use one of ` + verbs},
+		{"verb of others", []string{"restart"}, 2, "", `unknown verb "restart": use one of ` + verbs},
 		{"unknown flag", []string{"status", "--frobnicate"}, 2, "", "unknown flag: --frobnicate: see levee status --help"},
 		{"unknown short flag", []string{"-x"}, 2, "", "unknown shorthand flag: 'x' in -x: see levee --help"},
 		{"flag without value", []string{"check", "-c"}, 2, "", "flag needs an argument: 'c' in -c: see levee check --help"},
