@@ -10,7 +10,7 @@ LDFLAGS = -X main.version=$(VERSION)
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3 \
 	prometheus systemd linux-libc-dev ethtool
 
-.PHONY: chaos all build package demo bench churn floods engage forgeries reloads measure survive test unit integration lint fuzz generate packages clean
+.PHONY: chaos all build package demo bench churn floods engage night-call forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -50,6 +50,10 @@ floods: build
 # Quiet, a flood of one destination, quiet, in mode auto: half a minute; the plot goes to docs.
 engage: build
 	bin/levee-lab engage --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
+
+# What an operator who is called at night types and sees, recorded on a lab; under a minute.
+night-call: build packages
+	bin/levee-lab night-call --levee bin/levee --out docs/night-call.md --commit '$(VERSION)' --date "$$(date -u +%F)"
 
 # A hundred million random ACKs against the cookies of each layout; a minute.
 forgeries:

@@ -61,13 +61,13 @@ func newRoot() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		Args:              cobra.ArbitraryArgs, // so that an unknown verb comes here
 		RunE: func(_ *cobra.Command, args []string) error {
-			return misuse{fmt.Errorf("no such verb %q: use demo, up, bench, churn, floods or engage", args)}
+			return misuse{fmt.Errorf("no such verb %q: use demo, up, bench, churn, floods, engage or night-call", args)}
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return misuse{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-	for _, verb := range []*cobra.Command{newDemo(), newUp(), newBench(), newChurn(), newFloods(), newEngage()} {
+	for _, verb := range []*cobra.Command{newDemo(), newUp(), newBench(), newChurn(), newFloods(), newEngage(), newNightCall()} {
 		verb.Args = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return misuse{fmt.Errorf("%s takes no argument %q: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}

@@ -35,7 +35,7 @@ func TestMisuse(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", exitMisused, "use demo, up, bench, churn, floods or engage"},
+		{"", exitMisused, "use demo, up, bench, churn, floods, engage or night-call"},
 		{"dance", exitMisused, "dance"},
 		{"demo now", exitMisused, "now"},
 		{"demo --fast", exitMisused, "--fast"},
