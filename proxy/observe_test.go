@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -200,6 +201,15 @@ func TestObserversCome(t *testing.T) {
 }
 
 // TestObservedAllocations: looking on costs the garbage collector nothing either.
+// decided lists what became of some packets.
+func decided(all []Decision) string {
+	var words []string
+	for _, d := range all {
+		words = append(words, strings.TrimSpace(d.Verdict.String()+" "+d.Reason()))
+	}
+	return strings.Join(words, ", ")
+}
+
 func TestObservedAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
@@ -208,6 +218,12 @@ func TestObservedAllocations(t *testing.T) {
 		o := look(t, path.rig.proxy, Interest{Bytes: true})
 		path.rig.link.in = path.frames
 		buffer := make([]Decision, 0, 2*ringSize)
+		if _, err := path.rig.worker.Step(path.rig.clock, 0); err != nil {
+			t.Fatal(err)
+		}
+		if got := decided(o.Read(buffer)); got != path.want {
+			t.Errorf("%s: %q, not %q: this is another path", name, got, path.want)
+		}
 		if n := testing.AllocsPerRun(1000, func() {
 			if _, err := path.rig.worker.Step(path.rig.clock, 0); err != nil {
 				t.Fatal(err)
