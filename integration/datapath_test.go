@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,8 +120,9 @@ const (
 func TestFloodSparesOpenConnections(t *testing.T) {
 	for _, steering := range []string{"auto", "off"} {
 		t.Run("steering "+steering, func(t *testing.T) {
-			f := startFlooded(t, steering)
-			f.run(t)
+			f := startFlooded(t, fmt.Sprintf("txqueuelen: %d, steering: %s", floodQueue, steering), false)
+			f.openProbes(t)
+			f.run(t, lab.FloodConfig{Rate: floodMean, Burst: floodBurst}, lab.Load{Attempts: 500, Rate: 60, Timeout: 30 * time.Second}, probeCount)
 			t.Log(f)
 			if f.probesSent < probeCount/2 {
 				t.Fatalf("%d segments were sent on open connections", f.probesSent)
@@ -137,12 +140,8 @@ func TestFloodSparesOpenConnections(t *testing.T) {
 			if f.probesLost() > f.probesSent/100 {
 				t.Errorf("%d of %d segments on open connections were lost", f.probesLost(), f.probesSent)
 			}
+			f.spared(t)
 			rings := f.status.TUN.Rings
-			for q, ring := range rings {
-				if ring.Takes == "flows" && (ring.Dropped != 0 || !ring.Exact) {
-					t.Errorf("flow queue %d lost %d packets (exact: %t)", q, ring.Dropped, ring.Exact)
-				}
-			}
 			if rings[0].Takes != "first_syns" || rings[0].Dropped == 0 {
 				t.Errorf("the SYN queue lost nothing: the flood is too weak to show anything: %+v", rings[0])
 			}
@@ -156,65 +155,81 @@ func TestFloodSparesOpenConnections(t *testing.T) {
 // flooded is a gateway under a flood, and what came of it.
 type flooded struct {
 	*protected
-	crowd *lab.Crowd
-	// bulk are the ends of connections with much data, moved what has come out of each.
-	bulk  [][2]*net.TCPConn
-	moved []chan int64
+	target netip.AddrPort // of the new connections, and of the flood
+	crowd  *lab.Crowd
+	// bulk are connections with much data, moved how many bytes have come out of each during the flood.
+	bulk  []*bulk
+	moved []int64
 
 	flood                     lab.FloodResult
 	honest                    *lab.LoadResult
 	probesSent, probesArrived int
 	resent                    uint64 // segments of the hosts
-	bytes                     int64
 	status                    tunStatus
+}
+
+// bulk is a connection on which one end sends without end, bulkPiece after each bulkPause; it counts the bytes that come out.
+type bulk struct {
+	client, server *net.TCPConn
+	arrived        atomic.Int64
+}
+
+// Write counts.
+func (b *bulk) Write(p []byte) (int, error) {
+	b.arrived.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func (b *bulk) run() {
+	go func() {
+		for data := lab.Pattern(); ; time.Sleep(bulkPause) {
+			if _, err := io.CopyN(b.client, data, bulkPiece); err != nil {
+				return
+			}
+		}
+	}()
+	go func() { _, _ = io.Copy(b, b.server) }()
 }
 
 func (f *flooded) probesLost() int { return f.probesSent - f.probesArrived }
 
 func (f *flooded) String() string {
-	return fmt.Sprintf("flood of %.0f SYN/s; %d of %d new connections, p50 %s p99 %s; %d of %d segments of open connections lost; "+
-		"bulk moved %d MB, %d segments retransmitted; rings %+v; lost in all %d",
-		f.flood.Rate(), f.honest.Completed, f.honest.Tried, f.honest.Percentile(0.5), f.honest.Percentile(0.99), f.probesLost(), f.probesSent,
-		f.bytes>>20, f.resent, f.status.TUN.Rings, f.status.TUN.TxDrops)
+	bulkKB := make([]int64, len(f.moved))
+	for i, bytes := range f.moved {
+		bulkKB[i] = bytes >> 10
+	}
+	return fmt.Sprintf("flood of %.0f SYN/s; %d of %d new connections, p50 %s p90 %s p99 %s; %d of %d segments of open connections lost; "+
+		"bulk moved %d kB, %d segments retransmitted; rings %+v; lost in all %d",
+		f.flood.Rate(), f.honest.Completed, f.honest.Tried, f.honest.Percentile(0.5), f.honest.Percentile(0.9), f.honest.Percentile(0.99), f.probesLost(), f.probesSent,
+		bulkKB, f.resent, f.status.TUN.Rings, f.status.TUN.TxDrops)
 }
 
-// startFlooded has everything but the flood.
-func startFlooded(t *testing.T, steering string) *flooded {
+// startFlooded has everything but the flood: a web server, and the bulk connections. tun are keys of the configuration.
+func startFlooded(t *testing.T, tun string, v6 bool) *flooded {
 	t.Helper()
 	l := labtest.New(t, lab.Config{Attacker: true})
 	path, err := labtest.Binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	yaml := strings.Replace(config(options{"timestamps": "true"}), "name: levee0",
-		fmt.Sprintf("name: levee0, txqueuelen: %d, steering: %s", floodQueue, steering), 1)
+	yaml := strings.Replace(config(options{"timestamps": "true"}), "name: levee0", "name: levee0, "+tun, 1)
 	f := &flooded{protected: &protected{Lab: l, levee: labtest.StartLevee(t, l, path, yaml), client: l.Clients[0], server: l.Servers[0]}}
-	if got := f.tun(t).TUN.Steering; (got == "ebpf") != (steering == "auto") {
+	f.target = f.server.AddrPort(v6, 80)
+	if got := f.tun(t).TUN.Steering; (got == "ebpf") == strings.Contains(tun, "steering: off") {
 		t.Fatalf("steering is %q", got)
 	}
-	if _, err := f.server.StartWeb(0, f.server.AddrPort(false, 80)); err != nil {
+	if _, err := f.server.StartWeb(0, f.target); err != nil {
 		t.Fatal(err)
 	}
 	// Answers to forged addresses go nowhere, at little cost.
 	if _, err := l.Attacker.Link.Host.CountSYNs(true); err != nil {
 		t.Fatal(err)
 	}
-	f.openProbes(t)
 	for i := range 8 {
-		client, server := connect(t, f.client, f.server, false, uint16(9000+i))
-		moved := make(chan int64, 1)
-		go func() {
-			for data := lab.Pattern(); ; time.Sleep(bulkPause) {
-				if _, err := io.CopyN(client, data, bulkPiece); err != nil {
-					return
-				}
-			}
-		}()
-		go func() {
-			n, _ := io.Copy(io.Discard, server)
-			moved <- n
-		}()
-		f.bulk, f.moved = append(f.bulk, [2]*net.TCPConn{client, server}), append(f.moved, moved)
+		client, server := connect(t, f.client, f.server, v6, uint16(9000+i))
+		c := &bulk{client: client, server: server}
+		c.run()
+		f.bulk = append(f.bulk, c)
 	}
 	return f
 }
@@ -235,7 +250,7 @@ func (f *flooded) openProbes(t *testing.T) {
 			t.Fatal(err)
 		}
 		// SYN and ACK of each.
-		if n := f.arrived(t); status.Flows.Open == probes && n >= 2*probes {
+		if n := f.arrived(t); status.Flows.Open == probes+len(f.bulk) && n >= 2*probes {
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -243,8 +258,12 @@ func (f *flooded) openProbes(t *testing.T) {
 	t.Fatalf("the connections that were to be open before the flood are not")
 }
 
+// arrived counts the segments on the probes' connections that have come to the server's side.
 func (f *flooded) arrived(t *testing.T) int {
 	t.Helper()
+	if f.crowd == nil {
+		return 0
+	}
 	n, err := f.crowd.Arrived()
 	if err != nil {
 		t.Fatal(err)
@@ -252,25 +271,28 @@ func (f *flooded) arrived(t *testing.T) int {
 	return n
 }
 
-// run floods until the new connections are made and the segments sent.
-func (f *flooded) run(t *testing.T) {
+// run floods as cfg says until the new connections of load are made, and segments sent on those that openProbes has opened.
+func (f *flooded) run(t *testing.T, cfg lab.FloodConfig, load lab.Load, segments int) {
+	t.Helper()
+	cfg.Target, cfg.Count, cfg.Duration, cfg.Options, cfg.Urgent = f.target, lab.MaxFloodCount, floodTime, lab.LinuxSYN, true
 	quiet, before := f.retransmitted(t), f.arrived(t)
-	flood, err := f.Attacker.Link.StartFlood(t.Context(), lab.FloodConfig{
-		Target: f.server.AddrPort(false, 80), Count: lab.MaxFloodCount, Duration: floodTime, Options: lab.LinuxSYN,
-		Rate: floodMean, Burst: floodBurst, Urgent: true,
-	})
+	for _, b := range f.bulk {
+		f.moved = append(f.moved, -b.arrived.Load())
+	}
+	flood, err := f.Attacker.Link.StartFlood(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sent := make(chan error, 1)
 	go func() {
 		var err error
-		f.probesSent, err = f.crowd.Send(t.Context(), probes, probeRate, probeCount)
+		if f.crowd != nil {
+			f.probesSent, err = f.crowd.Send(t.Context(), probes, probeRate, segments)
+		}
 		sent <- err
 	}()
-	f.honest, err = lab.Load{
-		URLs: []string{lab.URL(f.server.AddrPort(false, 80), "/bytes/100")}, Attempts: 500, Rate: 60, Timeout: 30 * time.Second,
-	}.Run(t.Context(), f.client.Namespace)
+	load.URLs = []string{lab.URL(f.target, "/bytes/100")}
+	f.honest, err = load.Run(t.Context(), f.client.Namespace)
 	if err := errors.Join(err, <-sent); err != nil {
 		t.Fatal(err)
 	}
@@ -278,9 +300,9 @@ func (f *flooded) run(t *testing.T) {
 		t.Fatalf("the flood ended after %v, before the connections did: %v", f.flood.Elapsed, err)
 	}
 	f.resent = f.retransmitted(t) - quiet
-	for i, ends := range f.bulk {
-		_, _ = ends[0].Close(), ends[1].Close()
-		f.bytes += <-f.moved[i]
+	for i, b := range f.bulk {
+		f.moved[i] += b.arrived.Load()
+		_, _ = b.client.Close(), b.server.Close()
 	}
 	// Exact once the queues are empty, which the closed connections' last segments put off.
 	f.status = f.tun(t)
@@ -292,6 +314,25 @@ func (f *flooded) run(t *testing.T) {
 		f.status = f.tun(t)
 	}
 	f.probesArrived = f.arrived(t) - before
+}
+
+// bulkRate is in bytes a second, of all bulk connections.
+func (f *flooded) bulkRate() float64 {
+	var all int64
+	for _, bytes := range f.moved {
+		all += bytes
+	}
+	return float64(all) / f.flood.Elapsed.Seconds()
+}
+
+// spared checks that the flow queues have lost nothing.
+func (f *flooded) spared(t *testing.T) {
+	t.Helper()
+	for q, ring := range f.status.TUN.Rings {
+		if ring.Takes == "flows" && (ring.Dropped != 0 || !ring.Exact) {
+			t.Errorf("flow queue %d lost %d packets (exact: %t)", q, ring.Dropped, ring.Exact)
+		}
+	}
 }
 
 // retransmitted counts the segments that the client and the server have sent again.
