@@ -189,4 +189,7 @@ func (w *Worker) accepted(s *stripe, slot uint32) {
 		v.scale, v.promised = p.Options.WScale, p.Options.WScale
 	}
 	f.set(opened, true)
+	if w.policy.find(&p.Src, p.SrcPort).protected() {
+		w.learnPassed()
+	}
 }

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -350,5 +351,42 @@ func TestSharedSecretLearnsNoScale(t *testing.T) {
 	newRawClient(s).connect()
 	if o := s.Trace.At(proxytest.ToClient, isSynAck)[0].TCP.Options; o.WScale != proxy.DefaultWScale || o.MSS != 1000 {
 		t.Errorf("the client is told %+v", o)
+	}
+}
+
+// The SYN-ACK to a client that shakes hands with the server itself teaches what it shows; a damaged one, or the one that a server of
+// somebody else's gives to a protected host, nothing.
+func TestPassedSYNACKTeaches(t *testing.T) {
+	f := profile{mss: 1220, wscale: 10}
+	for _, v6 := range []bool{false, true} {
+		for _, damaged := range []bool{false, true} {
+			v := variant{v6: v6, timestamps: true}
+			cfg, table := learning(v, false)
+			for _, addr := range []netip.Addr{raw4, raw6} {
+				cfg.Proxy.Services[0].Allow = append(cfg.Proxy.Services[0].Allow, netip.PrefixFrom(addr, addr.BitLen()))
+			}
+			s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
+			c, r := newRawClient(s), s.Peer(v.serverAddr().Addr(), true)
+			syn := c.Segment(c.port, v.serverAddr(), c.isn, 0)
+			syn.MSS, syn.SACKPermitted, syn.WScale, syn.Timestamps, syn.TSVal = 1460, true, 7, true, c.tsval
+			c.Send(&syn, nil)
+			s.Until("SYN at the server", soon, func() bool { return len(r.Inbox) > 0 })
+			passed := r.Take()[0].TCP
+			reply := f.answer(&passed, 5000)
+			frame := proxytest.Frame(&reply, nil)
+			if damaged {
+				frame[len(frame)-1] ^= 1
+			}
+			s.Inject(proxytest.FromServer, frame)
+			s.Advance(50 * time.Millisecond)
+			known := table.Find(&servers.Key{Addr: stack.AddrFrom(v.serverAddr().Addr()), Port: serverPort}, s.Clock.Now().Unix())
+			want := servers.MSS | servers.WScale | servers.SACK | servers.Timestamps
+			if damaged {
+				want = 0
+			}
+			if known.Knows != want || known.Does != want || !damaged && known.MSS != f.mss {
+				t.Errorf("v6 %v, damaged %v: %+v", v6, damaged, known)
+			}
+		}
 	}
 }

@@ -170,6 +170,10 @@ func (n *night) scenes(ctx context.Context) error {
 	if err := n.levees(ctx, "status"); err != nil {
 		return err
 	}
+	n.say("", "The same in motion: `levee top` fills a terminal; this is one frame of it.")
+	if err := n.levees(ctx, "top", "--once", "--for", "4s"); err != nil {
+		return err
+	}
 	n.say("", "What is it that levee throws away?")
 	if err := n.levees(ctx, "observe", "--verdict", "drop", "-n", "8", "--rate", "4"); err != nil {
 		return err

@@ -30,6 +30,7 @@ func TestNightCall(t *testing.T) {
 		"Recorded: abc, today.",
 		"# levee status\n", "web                  auto", "drops  none",
 		"# levee status\n", "FLOOD      web, for ",
+		"# levee top --once --for 4s\n", "FLOOD",
 		"# levee observe --verdict drop", " drop cookie_invalid web ",
 		"# levee explain tcp 198.51.100.10 ", "is engaged", "A SYN now is answered with a cookie",
 		"# levee explain tcp 198.51.100.138 ", "A SYN now is dropped: the service's deny list has the client.",
