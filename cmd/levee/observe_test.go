@@ -155,7 +155,7 @@ func TestCapture(t *testing.T) {
 	}
 	defer l.Close()
 	path := g.dir + "/all.pcapng"
-	c, _ := g.background("capture", "-w", path, "--for", "20s", "-n", "4", "--verdict", "answer,open,splice")
+	c, _ := g.background("capture", "-w", path, "--for", "20s", "-n", "12", "--verdict", "answer,open,splice")
 	drops, out := g.background("capture", "-w", "-", "--for", "20s", "-n", "1", "--verdict", "drop", "--reason", "bad_flags,land")
 	wire, err := g.lab.Clients[0].Link.OpenWire(false, netip.MustParsePrefix("203.0.113.0/24"))
 	if err != nil {
@@ -180,7 +180,7 @@ func TestCapture(t *testing.T) {
 	if err != nil || g.end(c) != 0 || g.end(drops) != 0 {
 		t.Fatalf("%v\n%s%s", err, c.Output(), drops.Output())
 	}
-	if !strings.HasPrefix(c.Output(), "4 of ") || !strings.HasSuffix(c.Output(), " packets written.\n") {
+	if !strings.HasPrefix(c.Output(), "12 of ") || !strings.HasSuffix(c.Output(), " packets written.\n") {
 		t.Errorf("%q", c.Output())
 	}
 	written, err := os.ReadFile(path)

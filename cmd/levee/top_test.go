@@ -205,7 +205,8 @@ func (g *gateway) onScreen(args ...string) *screen {
 			_, _ = s.term.Write(buffer[:n])
 			s.mu.Unlock()
 			if err != nil {
-				_ = s.term.Close()
+				// Which ends the other direction, as the emulator's own Close does, which races with its Read.
+				_ = s.term.InputPipe().(io.Closer).Close()
 				return
 			}
 		}

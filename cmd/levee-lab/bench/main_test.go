@@ -30,7 +30,7 @@ func newBench(t *testing.T) *bench {
 		settle: 50 * time.Millisecond,
 		flood:  200 * time.Millisecond, bulk: 200 * time.Millisecond, rate: 200 * time.Millisecond, latency: 200 * time.Millisecond,
 		packets: 200 * time.Millisecond, probe: 100 * time.Millisecond,
-		trips: 10, flows: []int{100, 2000}, crowdRate: 20_000, packetRate: 10_000,
+		trips: 10, downloads: 1, flows: []int{100, 2000}, crowdRate: 20_000, packetRate: 10_000,
 	}
 	return b
 }
