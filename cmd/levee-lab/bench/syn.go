@@ -120,19 +120,27 @@ func (b *bench) prepareSYN(ctx context.Context) error {
 			slowest = r.answered
 		}
 	}
-	rate := 0.6 * slowest
+	rate, err := b.heldRate(ctx, 0.6*slowest)
+	if err != nil {
+		return err
+	}
+	b.synRate = rate
+	b.report.SYNRate = rate
+	b.cfg.Say("syn: all hold %d SYNs a second\n", rate)
+	return nil
+}
+
+// heldRate is the first of a falling row of rates in SYNs a second, from rate on, that all contenders hold.
+func (b *bench) heldRate(ctx context.Context, rate float64) (int, error) {
 	for range searchSteps {
 		if holds, err := b.allHold(ctx, roundRate(rate)); err != nil {
-			return err
+			return 0, err
 		} else if holds {
-			b.synRate = roundRate(rate)
-			b.report.SYNRate = b.synRate
-			b.cfg.Say("syn: all hold %d SYNs a second\n", b.synRate)
-			return nil
+			return roundRate(rate), nil
 		}
 		rate *= 0.8
 	}
-	return fmt.Errorf("not all contenders hold even %.0f SYNs a second", rate)
+	return 0, fmt.Errorf("not all contenders hold even %.0f SYNs a second", rate)
 }
 
 // openFloodTarget opens a port that accepts nobody: what matters is who answers SYNs to it.
