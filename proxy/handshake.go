@@ -105,7 +105,11 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 			continue
 		}
 		tuple.Context = scale
-		if valid, ok := w.maker.Check(w.now.unix, &tuple, a); ok {
+		valid, ok := w.maker.Check(w.now.unix, &tuple, a)
+		if !ok && w.now.former != w.now.unix {
+			valid, ok = w.formerMaker.Check(w.now.former, &tuple, a)
+		}
+		if ok {
 			return returned{valid, scale}, NumDropReasons
 		}
 	}
@@ -116,9 +120,9 @@ func (w *Worker) checkCookie(svc *service) (returned, DropReason) {
 // node issued are not known. If a reload has ended the protection, those count that came before it.
 func (w *Worker) outstanding(svc *service) bool {
 	if !svc.protected() {
-		return w.now.tick < svc.honoured && svc.state.gate.Open(w.now.unix)
+		return w.now.tick < svc.honoured && w.now.outstanding(&svc.state.gate)
 	}
-	return w.now.tick-w.proxy.began < cookieLifetime || w.proxy.cfg.SharedSecret || svc.state.gate.Open(w.now.unix)
+	return w.now.tick-w.proxy.began < cookieLifetime || w.proxy.cfg.SharedSecret || w.now.outstanding(&svc.state.gate)
 }
 
 // open makes the flow at slot a new connection, whose client has sent a valid cookie in the packet in work, and

@@ -162,7 +162,7 @@ func newPolicy(cfg *Config, former *policy, r *roster, now instant, seen uint64)
 		p.services = append(p.services, newService(cfg, &cfg.Services[i], state, former.of(state.index), now))
 	}
 	p.left = leftOf(former, p, now)
-	for _, s := range slices.Concat(p.services, r.retire(former, p, now.unix, seen)) {
+	for _, s := range slices.Concat(p.services, r.retire(former, p, now, seen)) {
 		if need := int(s.state.index) + 1; need > len(p.indexed) {
 			p.indexed = append(p.indexed, make([]*service, need-len(p.indexed))...)
 		}

@@ -35,6 +35,8 @@ type Proxy struct {
 	around atomic.Int64
 	// start is the zero of all ticks: the time of New, or that of the first in a row that go on with the same flows.
 	start time.Time
+	// timeline is what the wall clock is by the monotonic one.
+	timeline atomic.Pointer[timeline]
 	// kills are orders to end flows, for whichever worker comes first.
 	kills chan killOrder
 	// began is when New was called.
@@ -94,6 +96,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	if cfg.State != nil {
 		p.start = cfg.State.zero(now)
 	}
+	p.timeline.Store(&timeline{zero: now.UnixNano() - int64(now.Sub(p.start))})
 	at := p.instant(now)
 	p.use(newPolicy(&cfg, &policy{}, p.roster, at, 0))
 	if cfg.State != nil {

@@ -70,7 +70,7 @@ func (r *roster) admit(name string) *serviceState {
 
 // retire returns the services that the former policy has and the configuration of the next has not, as far as they are needed still. The others are
 // forgotten. Every worker has seen a policy of the generation seen or later.
-func (r *roster) retire(former, next *policy, unix int64, seen uint64) (retired []*service) {
+func (r *roster) retire(former, next *policy, now instant, seen uint64) (retired []*service) {
 	kept := make(map[*serviceState]bool, len(next.services))
 	for _, s := range next.services {
 		kept[s.state] = true
@@ -82,7 +82,7 @@ func (r *roster) retire(former, next *policy, unix int64, seen uint64) (retired 
 			gone := *s
 			gone.Mode, gone.isLeft, gone.removedIn = ModeOff, true, next.generation
 			retired = append(retired, &gone)
-		case s.removedIn <= seen && s.state.records.Load() == 0 && !s.state.gate.Open(unix):
+		case s.removedIn <= seen && s.state.records.Load() == 0 && !now.outstanding(&s.state.gate):
 			delete(r.states, s.Name)
 			r.resting = append(r.resting, restingIndex{s.state.index, next.generation})
 		default:

@@ -39,6 +39,8 @@ type Worker struct {
 	beat  atomic.Uint64
 	out   *output
 	maker *cookie.Maker
+	// formerMaker has the keys of the time before a step of the clock, for checks.
+	formerMaker *cookie.Maker
 	// id is the worker's number: it looks after the time-outs of every stripe whose number is id modulo the number of workers.
 	id int
 	// expired is the tick up to which all of them are done.
@@ -73,8 +75,8 @@ func (p *Proxy) NewWorker(link Link) *Worker {
 	w := &Worker{
 		proxy: p, link: link, counters: c,
 		out:   newOutput(link, c, p.cfg.largestEarly()),
-		maker: cookie.NewMaker(p.cfg.Secret),
-		id:    len(p.workers),
+		maker: cookie.NewMaker(p.cfg.Secret), formerMaker: cookie.NewMaker(p.cfg.Secret),
+		id: len(p.workers),
 	}
 	for range batchSize {
 		w.buffers = append(w.buffers, make([]byte, frameSkew+frameSize)[frameSkew:])
