@@ -29,8 +29,8 @@ package:
 demo: build
 	bin/levee-lab demo --levee bin/levee
 
-# Side by side in one run: plain forwarding, the kernel's SYNPROXY, levee. A quarter of an hour on a quiet machine; the
-# table and its plots go to docs.
+# Side by side in one run: plain forwarding, the kernel's SYNPROXY, levee. 22 minutes on a quiet machine; the table and
+# its plots go to docs.
 bench: build
 	bin/levee-lab bench --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
 

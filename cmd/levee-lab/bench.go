@@ -23,7 +23,7 @@ func newBench() *cobra.Command {
 		Short: "Compare plain forwarding, the kernel's SYNPROXY and levee",
 		Long: "Measure plain forwarding, the kernel's SYNPROXY with and without timestamps, and levee, in turn and\n" +
 			"several times, in one lab, and print medians, spreads and levee's ratio to SYNPROXY. It needs root,\n" +
-			"a quiet machine and up to a quarter of an hour, and ends with 0 if everything could be measured,\n" +
+			"a quiet machine and some 22 minutes, and ends with 0 if everything could be measured,\n" +
 			"whatever came out.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cfg.Repeat < 1 || cfg.Repeat > bench.MaxRepeat {
