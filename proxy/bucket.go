@@ -27,6 +27,12 @@ func (b *bucket) take(now time.Duration, rate int) bool {
 	}
 }
 
+// empty says whether there is no token to take.
+func (b *bucket) empty(now time.Duration, rate int) bool {
+	each := int64(time.Second) / int64(max(rate, 1))
+	return rate <= 0 || max(b.full.Load(), int64(now))+each > int64(now)+each*int64(rate)
+}
+
 // give returns a token to a bucket that gains rate tokens a second. A full one holds no more for it.
 func (b *bucket) give(rate int) {
 	if rate > 0 {

@@ -73,6 +73,12 @@ func (b *budget) take(s source, now time.Duration, rate int) bool {
 	return one || other
 }
 
+// empty says whether the source has no token to take.
+func (b *budget) empty(s source, now time.Duration, rate int) bool {
+	first, second := b.places(s)
+	return first.empty(now, rate) && second.empty(now, rate)
+}
+
 // give returns a token.
 func (b *budget) give(s source, rate int) {
 	first, second := b.places(s)

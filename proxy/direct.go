@@ -144,18 +144,46 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		}
 	case f.state == StateOpening && f.has(opened) && isACK(p) && p.Ack == f.half[server].end &&
 		f.plausible(client, p, p.Ack) && p.ChecksumOK():
+		if !w.mayFinish() {
+			return
+		}
 		f.observe(client, p, p.Ack)
 		w.enter(s, slot, evSynAck)
 		w.prove(w.serviceOf(f))
 		w.finished(w.policy.find(&p.Dst, p.DstPort), f)
 	default:
-		if svc := w.policy.find(&p.Dst, p.DstPort); svc.watched() && w.passUnknown(svc, frame) {
+		svc := w.policy.find(&p.Dst, p.DstPort)
+		if svc.watched() && !svc.hidden(p) && w.passUnknown(svc, frame) {
 			return
 		}
 		w.drop(DropOpening)
 		return
 	}
 	w.out.forward(frame)
+}
+
+// mayFinish says whether the client's segment in work may end its handshake with a server. If not, it is counted as dropped.
+func (w *Worker) mayFinish() bool {
+	svc := w.policy.find(&w.pkt.Dst, w.pkt.DstPort)
+	if !svc.protected() {
+		return true // it is the client that is protected, or was before a reload
+	}
+	reason := w.mayOpen(svc)
+	switch {
+	case reason == NumDropReasons:
+	case svc.Mode == ModeMonitor:
+		w.count(svc).wouldDrop.inc()
+	default:
+		w.drop(reason)
+		return false
+	}
+	return true
+}
+
+// hidden says whether a client's segment may end its handshake with a server unseen: in fragments, whose checksum levee can't look at. Where sources are
+// bounded they could open any number of connections so.
+func (s *service) hidden(p *stack.Packet) bool {
+	return p.FirstFragment && s.PerSource != PerSource{} && s.Mode != ModeMonitor
 }
 
 // answered says whether an acknowledgement is the answer to the first SYN of a direct flow that is opening: of all its data, or of some

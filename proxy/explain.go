@@ -33,8 +33,8 @@ type Explanation struct {
 	Pass    PassReason
 }
 
-// Explain says what a SYN from client to server would meet. It changes nothing and counts nothing. Limits of rates are not asked: what would
-// be beyond one is explained as if it were within.
+// Explain says what a SYN from client to server would meet. It changes nothing and counts nothing. Limits of rates that a SYN
+// would take a token of are not asked: what would be beyond one is explained as if it were within.
 func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanation {
 	at, policy := p.instant(now), p.policy.Load()
 	src, dst := stack.AddrFrom(client.Addr()), stack.AddrFrom(server.Addr())
@@ -51,8 +51,9 @@ func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanatio
 		e.Engagement = svc.engagement()
 		e.DestinationEngaged = p.floods.Engaged(svc.state.watch, &flood.Destination{Addr: dst, Port: server.Port()})
 	}
+	refused := svc.protected() && p.refusal(svc, &src, at.since) != NumDropReasons
 	switch {
-	case e.Watched && svc.lets(&src, e.DestinationEngaged):
+	case e.Watched && svc.lets(refused, e.DestinationEngaged):
 		e.Verdict, e.Pass = VerdictPass, PassHandshake
 	case (svc.protected() || other.protected()) && src == dst:
 		e.Verdict, e.Drop = VerdictDrop, DropLand
@@ -75,15 +76,13 @@ func (p *Proxy) explainProtected(e *Explanation, policy *policy, svc *service, s
 	e.Promise = promise.Options
 	e.Promise.MSS = svc.mss(!dst.Is4(), e.Promise.MSS)
 	e.Window = svc.firstWindow(p.early, promise.window)
-	listed := svc.lists.of(src)
+	refusal := p.refusal(svc, src, at.since)
 	place, _ := policy.places.Lookup(src.Netip())
 	switch {
-	case listed == denied:
-		e.Verdict, e.Drop = VerdictDrop, DropDenied
-	case listed == allowed:
+	case refusal != NumDropReasons:
+		e.Verdict, e.Drop = VerdictDrop, refusal
+	case svc.lists.of(src) == allowed:
 		e.Verdict, e.Pass = VerdictPass, PassAllowed
-	case p.crowded(svc, src):
-		e.Verdict, e.Drop = VerdictDrop, DropSourceFlows
 	case p.verified.knows(sourceOf(src, svc), at.since, svc.Verified):
 		e.Verdict, e.Pass = VerdictPass, PassVerified
 	case place == nowhere:

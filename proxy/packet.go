@@ -87,18 +87,14 @@ func (w *Worker) syn(frame []byte) {
 // checkedSYN handles a first SYN to a service that may be what it looks like.
 func (w *Worker) checkedSYN(svc *service, frame []byte) {
 	p := &w.pkt
-	switch svc.lists.of(&p.Src) {
-	case denied:
+	switch reason := w.proxy.refusal(svc, &p.Src, w.now.since); {
+	case reason == DropDenied:
 		w.deny(svc)
-		return
-	case allowed:
+	case reason != NumDropReasons:
+		w.drop(reason)
+	case svc.lists.of(&p.Src) == allowed:
 		w.count(svc).allowed.inc()
 		w.direct(svc, frame, PassAllowed)
-		return
-	}
-	switch {
-	case w.crowded(svc):
-		w.drop(DropSourceFlows)
 	case p.Options.Signed || p.Options.Join:
 		w.bypass(svc, frame)
 	case belowCookie(p) && svc.mayBypass(w.now):

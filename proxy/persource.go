@@ -2,12 +2,16 @@ package proxy
 
 import (
 	"fmt"
+	"time"
 
 	"levee/stack"
 )
 
 // PerSource bounds what one source of a service can have, an IPv4 address or an IPv6 /64. Sources count once they have proved that they
-// exist, so that nobody can use up what is another's.
+// exist, so that nobody can use up what is another's: by a cookie, or by the acknowledgement of a server's SYN-ACK. A SYN takes nothing, but
+// is dropped where its source has all it may have; and so is the end of a handshake, if others of the source have ended since its SYN. The
+// client sends again, and may find room then. Sources that the service allows are not bounded. A connection that goes untracked, because the flow table
+// is full or its record had to make room, counts from when the server shows it, but is not refused.
 type PerSource struct {
 	// Flows is how many may be open at a time; 0 is any number. A source may be taken to have a few more than it has, when the flow
 	// table is full of others' (see tally).
@@ -40,20 +44,38 @@ func (p *Proxy) count(f *flow, n int32) {
 	p.perSource.add(source{cut(client, host4, host6), uint32(f.service)}, n)
 }
 
-// crowded says whether the source of the packet in work has as many flows as it may have.
-func (w *Worker) crowded(svc *service) bool { return w.proxy.crowded(svc, &w.pkt.Src) }
+// refusal says why a SYN from src to the service goes no further, wherever it leads, or is NumDropReasons. It takes nothing, because the source
+// may be forged.
+func (p *Proxy) refusal(svc *service, src *stack.Addr, now time.Duration) DropReason {
+	switch svc.lists.of(src) {
+	case allowed:
+		return NumDropReasons
+	case denied:
+		return DropDenied
+	}
+	switch limit := svc.PerSource; {
+	case p.crowded(svc, src):
+		return DropSourceFlows
+	case limit.Rate > 0 && p.opened.empty(sourceOf(src, svc), now, limit.Rate):
+		return DropSourceRate
+	}
+	return NumDropReasons
+}
 
+// crowded says whether a source has as many flows as it may have.
 func (p *Proxy) crowded(svc *service, src *stack.Addr) bool {
 	return svc.PerSource.Flows > 0 && p.perSource.of(sourceOf(src, svc)) >= svc.PerSource.Flows
 }
 
-// mayOpen says whether the source of the packet in work, which has proved that it exists, may open another flow. If
+// mayOpen says whether the source of the packet in work, which has proved that it exists, may open another flow, and takes a token for it. If
 // not, the reason says why; otherwise it is NumDropReasons. The client sends its first data again, and they may find room while its cookie lasts.
 func (w *Worker) mayOpen(svc *service) DropReason {
+	src := &w.pkt.Src
 	switch {
-	case w.crowded(svc):
+	case svc.PerSource == PerSource{} || svc.lists.of(src) == allowed:
+	case w.proxy.crowded(svc, src):
 		return DropSourceFlows
-	case svc.PerSource.Rate > 0 && !w.proxy.opened.take(sourceOf(&w.pkt.Src, svc), w.now.since, svc.PerSource.Rate):
+	case svc.PerSource.Rate > 0 && !w.proxy.opened.take(sourceOf(src, svc), w.now.since, svc.PerSource.Rate):
 		return DropSourceRate
 	}
 	return NumDropReasons

@@ -3,7 +3,6 @@ package proxy
 import (
 	"levee/proxy/flood"
 	"levee/proxy/servers"
-	"levee/stack"
 )
 
 // In ModeAuto and ModeMonitor the hosts shake hands with each other as long as there is no flood. Of a SYN nothing is kept but a
@@ -22,17 +21,17 @@ import (
 // handshake counts a SYN toward a watched service and lets it pass unless its destination is engaged. It says whether it passed.
 func (w *Worker) handshake(svc *service, frame []byte) bool {
 	p := &w.pkt
-	if !svc.lets(&p.Src, false) {
-		return false // the server doesn't see it, so it is no part of a flood
+	refused, engaged := w.proxy.refusal(svc, &p.Src, w.now.since) != NumDropReasons, false
+	if !refused { // otherwise no server sees it, so it is no part of a flood
+		key, _ := keyOf(p)
+		to := flood.Destination{Addr: p.Dst, Port: p.DstPort}
+		engaged = w.proxy.floods.SYN(svc.state.watch, &to, w.proxy.table.hash.of(&key), w.now.since)
 	}
-	key, _ := keyOf(p)
-	to := flood.Destination{Addr: p.Dst, Port: p.DstPort}
-	engaged := w.proxy.floods.SYN(svc.state.watch, &to, w.proxy.table.hash.of(&key), w.now.since)
-	if !svc.lets(&p.Src, engaged) {
+	if !svc.lets(refused, engaged) {
 		return false
 	}
 	switch {
-	case svc.lists.of(&p.Src) == denied:
+	case refused:
 		w.count(svc).wouldDrop.inc()
 	case engaged:
 		w.count(svc).wouldAnswer.inc()
@@ -43,9 +42,9 @@ func (w *Worker) handshake(svc *service, frame []byte) bool {
 	return true
 }
 
-// lets says whether a watched service lets a SYN from src pass to a destination that is engaged or not.
-func (s *service) lets(src *stack.Addr, engaged bool) bool {
-	return s.Mode == ModeMonitor || !engaged && s.lists.of(src) != denied
+// lets says whether a watched service lets a SYN pass that is refused or not (see Proxy.refusal), to a destination that is engaged or not.
+func (s *service) lets(refused, engaged bool) bool {
+	return s.Mode == ModeMonitor || !engaged && !refused
 }
 
 // passUnknown lets a segment of no flow pass toward a watched service unless its destination is engaged. It says whether it passed.

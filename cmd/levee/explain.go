@@ -163,6 +163,7 @@ var conclusions = map[string]string{
 	"drop bad_ack":      "A SYN now is dropped: the server's end already belongs to a proxied connection between these two.",
 	"drop denied":       "A SYN now is dropped: the service's deny list has the client.",
 	"drop source_flows": "A SYN now is dropped: the client has as many connections as per_source allows.",
+	"drop source_rate":  "A SYN now is dropped: the client has just opened as many connections as per_source allows in a second.",
 	"drop no_source":    "A SYN now is dropped: no packet can come from the client's address.",
 	"forward ":          "A SYN now is forwarded and tracked: a protected server opens the connection itself.",
 	"pass allowed":      "A SYN now goes to the server as it is: the service's allow list has the client.",
