@@ -1,7 +1,6 @@
 package routes
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -21,6 +20,8 @@ type Diff struct {
 	// NotrackMissing: protected traffic is not exempted from connection tracking as planned; NotrackStale: there is a table of levee's that is not, or no
 	// longer, the plan's.
 	NotrackMissing, NotrackStale bool
+	// NotrackHidden: the caller may not look at nftables, so that neither is known.
+	NotrackHidden bool
 	// DownInterfaces and MissingInterfaces are the plan's interfaces where no packet comes in now.
 	DownInterfaces, MissingInterfaces []string
 	// Foreign are rules and routes of somebody else's that are in the way, each with the remedy.
@@ -43,7 +44,8 @@ func (p *Plan) Diff(live Live) Diff {
 	d := Diff{Foreign: p.foreign(&live), up: p.linkUp(), exempt: p.exempt.commands()}
 	wanted := p.wantsExemption(&live)
 	same := wanted && slices.Equal(live.Exemption, p.exempt.contents())
-	d.NotrackMissing = wanted && !same
+	d.NotrackHidden = live.exemptionHidden
+	d.NotrackMissing = wanted && !same && !d.NotrackHidden
 	d.NotrackStale = live.Exemption != nil && !live.foreignExemption && !same
 	link, ok := live.link(p.cfg.TUN)
 	d.TUNMissing, d.TUNDown = !ok, ok && !link.Up
@@ -85,51 +87,18 @@ func (p *Plan) Diff(live Live) Diff {
 	return d
 }
 
-// Empty says whether the kernel is as planned. That an interface is down or missing is not levee's to change.
+// Empty says whether the kernel is as planned; it isn't said of what can't be looked at. That an interface is down or missing is not levee's to change.
 func (d Diff) Empty() bool {
-	return !d.TUNMissing && !d.TUNDown && !d.NotrackMissing && !d.NotrackStale && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
+	return !d.TUNMissing && !d.TUNDown && !d.NotrackMissing && !d.NotrackStale && !d.NotrackHidden && len(d.MissingRules)+len(d.MissingRoutes)+len(d.StaleRules)+len(d.StaleRoutes)+len(d.Sysctls)+len(d.Foreign) == 0
 }
 
-// String returns one line for each difference, nothing if there is none: "!" for what is in the way, "-" for
+// String returns one line for each difference, nothing if there is none: "!" for what is in the way, "?" for what can't be looked at, "-" for
 // the command that deletes something stale, "+" for the command that adds something missing and "~" for the one
 // that changes a value.
 func (d Diff) String() string {
 	var b strings.Builder
-	for _, err := range d.Foreign {
-		fmt.Fprintf(&b, "! %v\n", err)
-	}
-	for _, r := range d.StaleRules {
-		fmt.Fprintf(&b, "- %s\n", r.command("del"))
-	}
-	for _, r := range d.StaleRoutes {
-		fmt.Fprintf(&b, "- %s\n", r.command("del"))
-	}
-	if d.NotrackStale {
-		fmt.Fprintf(&b, "- %s\n", exemptDelete)
-	}
-	for _, s := range d.Sysctls {
-		state := "is " + s.Have
-		if s.Missing {
-			state = "does not exist"
-		}
-		fmt.Fprintf(&b, "~ %s # %s\n", sysctl{key: s.Key, value: s.Want}.command(), state)
-	}
-	switch {
-	case d.TUNMissing:
-		fmt.Fprintf(&b, "+ %s # does not exist\n", d.up)
-	case d.TUNDown:
-		fmt.Fprintf(&b, "+ %s # is down\n", d.up)
-	}
-	if d.NotrackMissing {
-		for _, command := range d.exempt {
-			fmt.Fprintf(&b, "+ %s\n", command)
-		}
-	}
-	for _, r := range d.MissingRoutes {
-		fmt.Fprintf(&b, "+ %s\n", r.command("add"))
-	}
-	for _, r := range d.MissingRules {
-		fmt.Fprintf(&b, "+ %s\n", r.command("add"))
+	for _, s := range d.Steps() {
+		b.WriteString(s.String() + "\n")
 	}
 	return b.String()
 }

@@ -27,6 +27,8 @@ type Live struct {
 	Exemption []string
 	// foreignExemption: there are rules in it that aren't levee's.
 	foreignExemption bool
+	// exemptionHidden: the caller may not look at nftables.
+	exemptionHidden bool
 }
 
 const (

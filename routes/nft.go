@@ -103,7 +103,7 @@ func Exempt() (exempt, tracking bool, err error) {
 	return live.Exemption != nil && !live.foreignExemption, live.Tracking, err
 }
 
-// readExemption fills in what plans need to know of connection tracking. Without privilege the table can't be seen, and looks as if it weren't there.
+// readExemption fills in what plans need to know of connection tracking. Without privilege the table can't be seen.
 func readExemption(live *Live) error {
 	var err error
 	if live.Tracking, err = Tracking(); err != nil {
@@ -125,6 +125,7 @@ func readExemption(live *Live) error {
 		return err
 	})
 	if errors.Is(err, unix.EPERM) {
+		live.exemptionHidden = true
 		return nil
 	}
 	if err != nil {
