@@ -17,21 +17,6 @@ const (
 	ChangeUnknown  Change = "unknown"
 )
 
-// mark begins a line of a diff.
-func (c Change) mark() string {
-	switch c {
-	case ChangeAdd:
-		return "+"
-	case ChangeDelete:
-		return "-"
-	case ChangeSet:
-		return "~"
-	case ChangeConflict:
-		return "!"
-	}
-	return "?"
-}
-
 // What a step is about, one word for programs to go by.
 const (
 	AboutTUN     = "tun"
@@ -52,15 +37,30 @@ type Step struct {
 	Text string `json:"text"`
 }
 
+// Mark returns what a line of a diff begins with: + - ~ ! or ?.
+func (s Step) Mark() string {
+	switch s.Change {
+	case ChangeAdd:
+		return "+"
+	case ChangeDelete:
+		return "-"
+	case ChangeSet:
+		return "~"
+	case ChangeConflict:
+		return "!"
+	}
+	return "?"
+}
+
 // String returns the step as a line of a diff.
 func (s Step) String() string {
 	switch {
 	case s.Command == "":
-		return s.Change.mark() + " " + s.Text
+		return s.Mark() + " " + s.Text
 	case s.Text == "":
-		return s.Change.mark() + " " + s.Command
+		return s.Mark() + " " + s.Command
 	}
-	return s.Change.mark() + " " + s.Command + " # " + s.Text
+	return s.Mark() + " " + s.Command + " # " + s.Text
 }
 
 // Steps returns the commands that do what Apply does, in its order, each with why it is there.

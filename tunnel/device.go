@@ -50,9 +50,7 @@ func Open(cfg Config) (*Device, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if cfg.TxQueueLen == 0 {
-		cfg.TxQueueLen = DefaultTxQueueLen
-	}
+	cfg.TxQueueLen = cfg.queueLen()
 	d := &Device{name: cfg.Name, cfg: cfg, control: -1, wake: -1}
 	d.cfg.Descriptors = nil // used up by then
 	if err := d.open(cfg); err != nil {

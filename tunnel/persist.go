@@ -11,6 +11,9 @@ import (
 // alias marks an interface that outlives its process as one that Open made, for Open and for whoever reads `ip link`.
 const alias = "levee"
 
+// leftFlags are those of an interface that Open makes.
+const leftFlags = netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_MULTI_QUEUE
+
 // leftOver says whether there is an interface of that name to attach to: one that an earlier Open with Config.Persist has made and that
 // nobody has open. Any other of the name is an error.
 func leftOver(name string) (bool, error) {
@@ -21,12 +24,11 @@ func leftOver(name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for interface %s: %w", name, err)
 	}
-	const flags = netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR | netlink.TUNTAP_MULTI_QUEUE
 	tun, ok := link.(*netlink.Tuntap)
 	switch {
 	case !ok || tun.Mode != netlink.TUNTAP_MODE_TUN, tun.Queues+tun.DisabledQueues > 0, link.Attrs().Alias != alias:
 		return false, explainAttach(name, unix.EBUSY)
-	case tun.Flags&flags != flags:
+	case tun.Flags&leftFlags != leftFlags:
 		return false, fmt.Errorf("interface %s was left by another version of levee: run levee cleanup", name)
 	}
 	return true, nil

@@ -104,13 +104,13 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestPlanUnmanaged(t *testing.T) {
 	g := newGateway(t, "tun: {name: levee0, queues: 1}\nrouting: {manage: false}\n"+services)
-	want := `# What levee run does with ` + g.config + `, as commands.
+	want := `# ` + g.config + `: what levee run does, as commands.
+# routing.manage is false: rules, routes and sysctls are yours.
 # The TUN, which levee opens with a queue for each of its workers: 1.
 ip tuntap add dev levee0 mode tun multi_queue vnet_hdr
-ip link set dev levee0 mtu 1500 txqueuelen 4096
+ip link set dev levee0 mtu 1500 txqueuelen 4096 alias levee
 tc qdisc replace dev levee0 root noqueue
 ip link set dev levee0 up
-# routing.manage is false: rules, routes and sysctls are yours.
 `
 	if code, plan, stderr := g.levee("plan"); code != 0 || stderr != "" || plan != want {
 		t.Errorf("got %d %s\n%s\nwant\n%s", code, stderr, plan, want)

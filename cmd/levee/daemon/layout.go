@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"levee/cmd/levee/config"
 	"levee/proxy"
@@ -28,7 +27,7 @@ type Layout struct {
 	sources sources
 	// Routes is nil if the operator does the routing.
 	Routes *routes.Plan
-	// live is what Routes was planned from; only newLayout's caller has it.
+	// live is what Routes was planned from; a layout in force has none.
 	live routes.Live
 }
 
@@ -146,20 +145,4 @@ func proxyConfig(cfg config.Config, l *Layout, secret cookie.Secret) proxy.Confi
 		Secret:            secret,
 		SharedSecret:      cfg.SecretShared,
 	}
-}
-
-// String returns the commands that do the same by hand, one on a line, with comments.
-func (l *Layout) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# The TUN, which levee opens with a queue for each of its workers: %d.\n", l.TUN.Queues)
-	fmt.Fprintf(&b, "ip tuntap add dev %s mode tun multi_queue vnet_hdr\n", l.TUN.Name)
-	fmt.Fprintf(&b, "ip link set dev %s mtu %d txqueuelen %d\n", l.TUN.Name, l.TUN.MTU, l.TUN.TxQueueLen)
-	fmt.Fprintf(&b, "tc qdisc replace dev %s root noqueue\n", l.TUN.Name)
-	if l.Routes == nil {
-		fmt.Fprintf(&b, "ip link set dev %s up\n", l.TUN.Name)
-		b.WriteString("# routing.manage is false: rules, routes and sysctls are yours.\n")
-		return b.String()
-	}
-	b.WriteString(l.Routes.String())
-	return b.String()
 }
