@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -99,8 +98,7 @@ func drain(parent context.Context, client *control.Client, timeout time.Duration
 // drainTeller returns what tells how far a drain is: each time it is called, or for people when something has changed.
 func drainTeller(w io.Writer, output format) func(control.Drain) error {
 	if output == formatJSON {
-		enc := json.NewEncoder(w)
-		return func(p control.Drain) error { return enc.Encode(p) }
+		return func(p control.Drain) error { return writeJSONLine(w, p) }
 	}
 	told := ""
 	return func(p control.Drain) error {
