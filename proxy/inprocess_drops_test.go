@@ -102,10 +102,10 @@ func TestEveryDropReason(t *testing.T) {
 		}},
 		{proxy.DropSourceRate, func(cfg *proxytest.Config) { cfg.Proxy.Services[0].PerSource.Rate = 1 }, func(s *session) []byte {
 			c := newRawClient(s)
-			c.open()
-			c.port++
 			c.connect()
 			a := c.segment(0)
+			c.port++
+			c.open() // takes the token of the second
 			return proxytest.Frame(&a, nil)
 		}},
 		{proxy.DropReplay, nil, func(s *session) []byte {
