@@ -30,14 +30,8 @@ func (p *Plan) Apply() error {
 		return err
 	}
 	diff := p.Diff(live)
-	if diff.TUNMissing {
-		return fmt.Errorf("interface %s does not exist: open the TUN before its routes are added", p.cfg.TUN)
-	}
-	for _, s := range diff.Sysctls {
-		if s.Missing {
-			// A device has IPv6 settings only if it can carry IPv6's smallest packet (RFC 8200 §5).
-			return fmt.Errorf("sysctl %s does not exist: if the MTU of %s is below 1280, raise tun.mtu", sysctlName(s.Key), p.cfg.TUN)
-		}
+	if err := p.impossible(&diff); err != nil {
+		return err
 	}
 	state, err := loadSaved(p.cfg.StateFile)
 	if err != nil {
@@ -53,6 +47,20 @@ func (p *Plan) Apply() error {
 			return fmt.Errorf("%w (and it could not be undone: %w)", err, undo)
 		}
 		return err
+	}
+	return nil
+}
+
+// impossible says what is missing of what others have to make.
+func (p *Plan) impossible(diff *Diff) error {
+	if diff.TUNMissing {
+		return fmt.Errorf("interface %s does not exist: open the TUN before its routes are added", p.cfg.TUN)
+	}
+	for _, s := range diff.Sysctls {
+		if s.Missing {
+			// A device has IPv6 settings only if it can carry IPv6's smallest packet (RFC 8200 §5).
+			return fmt.Errorf("sysctl %s does not exist: if the MTU of %s is below 1280, raise tun.mtu", sysctlName(s.Key), p.cfg.TUN)
+		}
 	}
 	return nil
 }
@@ -134,6 +142,9 @@ func (p *Plan) Update() error {
 		return err
 	}
 	diff := p.Diff(live)
+	if err := p.impossible(&diff); err != nil {
+		return err
+	}
 	state, err := loadSaved(p.cfg.StateFile)
 	if err != nil {
 		return err

@@ -262,8 +262,10 @@ func TestApplyWithoutTUN(t *testing.T) {
 	before := enterGateway(t)
 	cfg := config(t)
 	plan := newPlan(t, cfg) // `levee plan` works before there is one
-	if err := plan.Apply(); err == nil || !strings.Contains(err.Error(), "tun0 does not exist") {
-		t.Errorf("error %v", err)
+	for name, do := range map[string]func() error{"Apply": plan.Apply, "Update": plan.Update} {
+		if err := do(); err == nil || !strings.Contains(err.Error(), "tun0 does not exist") {
+			t.Errorf("%s: error %v", name, err)
+		}
 	}
 	live, err := Read(cfg)
 	must(t, err)

@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
+	const verbs = "apply, capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -80,6 +80,7 @@ func TestCommandLine(t *testing.T) {
 
 		{"run broken", []string{"run", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format (and 1 more: see levee check)"},
 		{"plan broken", []string{"plan", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format (and 1 more: see levee check)"},
+		{"apply broken", []string{"apply", "-c", broken}, 1, "", broken + ": log.colour: unknown key: use one of level, format (and 1 more: see levee check)"},
 		{"cleanup with a file that isn't there", []string{"cleanup", "-c", gone}, 1, "", gone + ": no such file: write one (levee.example.yaml has every key) or name another with --config"},
 
 		{"status without daemon", []string{"status", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},

@@ -3,11 +3,13 @@
 //
 //	run      the daemon            check    is the configuration good?
 //	status   how it is doing       plan     what would run do to this machine?
+//	top      the same, live        apply    do so, without a daemon
 //	flows    the connections       cleanup  undo what a killed daemon left
 //	explain  one connection        observe  what becomes of packets
 //	capture  the same as pcapng    servers  what is known of them
-//	version
+//	reload   read the file again   upgrade  go on with another program
+//	drain    end without breaking  version
 //
-// Reading verbs take -o json. The exit code is 0 for success, 1 for failure and 2 for misuse; an error is one line
-// on stderr that begins with "levee: ".
+// Reading verbs take -o json. The exit code is 0 for success, 1 for failure, or a difference where one was asked
+// for, and 2 for misuse; an error is one line on stderr that begins with "levee: ".
 package main

@@ -39,6 +39,7 @@ type (
 
 // answers are by verb: every one with -o.
 var answers = map[string]answer{
+	"apply":       {value: applied{}},
 	"check":       {value: checked{}},
 	"drain":       {lines: true, value: control.Drain{}},
 	"explain":     {value: control.Explanation{}},
@@ -47,6 +48,7 @@ var answers = map[string]answer{
 	"flows list":  {value: flowList{}},
 	"flows watch": {lines: true, value: flowEvent{}},
 	"observe":     {lines: true, value: control.Observation{}},
+	"plan":        {value: planned{}},
 	"reload":      {value: control.Reloaded{}},
 	"servers":     {value: serverList{}},
 	"status":      {value: control.Status{}},
@@ -56,9 +58,13 @@ var answers = map[string]answer{
 
 // sectionNames are those of types that have others in docs/json.md.
 var sectionNames = map[reflect.Type]string{
+	reflect.TypeFor[applied]():         "Applied",
 	reflect.TypeFor[checked]():         "Check",
+	reflect.TypeFor[difference]():      "Difference",
 	reflect.TypeFor[flowEvent]():       "Event",
 	reflect.TypeFor[flowList]():        "FlowList",
+	reflect.TypeFor[planned]():         "Plan",
+	reflect.TypeFor[plannedTUN]():      "PlannedTUN",
 	reflect.TypeFor[serverList]():      "ServerList",
 	reflect.TypeFor[control.Learned](): "Server",
 	reflect.TypeFor[upgraded]():        "Upgraded",
@@ -337,6 +343,9 @@ func TestVerbs(t *testing.T) {
 
 	g.answers("version", nil, "levee "+versionNow().Version+" (go")
 	g.answers("check", nil, g.config+": ok\n")
+	g.answers("plan", nil, g.config+": what levee run does, as commands.\n")
+	g.answers("plan", []string{"--diff"}, g.config+": nothing differs from the plan.\n")
+	g.answers("apply", nil, g.config+": nothing differs from the plan.\n")
 	g.answers("status", nil, ", ready, up ", "\nflows  1 open, 0 opening, ", "web                  always ")
 	g.answers("flows", nil, client+"  "+server+"  web ")
 	g.answers("flows list", []string{"tcp", client, server}, client+"  "+server+"  web ")
