@@ -23,7 +23,8 @@ const (
 	// ModeAuto lets handshakes pass to the servers as they are, and answers SYNs with cookies only where and for as long as there is a
 	// flood, as Service.Engage says.
 	ModeAuto
-	// ModeMonitor decides as ModeAuto does, but only counts what would be done: every packet passes as it is.
+	// ModeMonitor decides as ModeAuto does, but only counts what would be done: every packet passes as it is. A packet
+	// without ports is dropped all the same if another service at its addresses would have it so: see monitor.go.
 	ModeMonitor
 )
 

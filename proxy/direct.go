@@ -19,7 +19,7 @@ import (
 // outbound handles a SYN that a protected server sends to somebody else.
 func (w *Worker) outbound(svc *service, frame []byte) {
 	if !saneFlags(w.pkt.Flags) {
-		w.drop(DropBadFlags)
+		w.dropOrSpare(DropBadFlags, frame)
 		return
 	}
 	w.direct(svc, frame, NumPassReasons)
@@ -165,19 +165,7 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 // mayFinish says whether the client's segment in work may end its handshake with a server. If not, it is counted as dropped.
 func (w *Worker) mayFinish() bool {
 	svc := w.policy.find(&w.pkt.Dst, w.pkt.DstPort)
-	if !svc.protected() {
-		return true // it is the client that is protected, or was before a reload
-	}
-	reason := w.mayOpen(svc)
-	switch {
-	case reason == NumDropReasons:
-	case svc.Mode == ModeMonitor:
-		w.count(svc).wouldDrop.inc()
-	default:
-		w.drop(reason)
-		return false
-	}
-	return true
+	return !svc.protected() || w.mayOpen(svc) // else it is the client that is protected, or was before a reload
 }
 
 // hidden says whether a client's segment may end its handshake with a server unseen: in fragments, whose checksum levee can't look at. Where sources are

@@ -55,6 +55,8 @@ func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanatio
 	switch {
 	case e.Watched && svc.lets(refused, e.DestinationEngaged):
 		e.Verdict, e.Pass = VerdictPass, PassHandshake
+	case !svc.protected() && other.protected() && other.Mode == ModeMonitor && src == dst:
+		e.Verdict, e.Pass = VerdictPass, PassMonitored
 	case (svc.protected() || other.protected()) && src == dst:
 		e.Verdict, e.Drop = VerdictDrop, DropLand
 	case svc.protected():

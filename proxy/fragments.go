@@ -33,7 +33,7 @@ func (w *Worker) laterFragment(frame []byte) {
 	p, f := &w.pkt, &w.proxy.fragments
 	if p.MayCarryTCP() && (w.policy.proxies(&p.Dst) || w.policy.proxies(&p.Src)) &&
 		!f.passed.within(&p.Src, &p.Dst, w.now.since, fragmentLife) && !f.early.take(w.now.since, earlyFragments) {
-		w.drop(DropLaterFragment)
+		w.dropOrSpare(DropLaterFragment, frame)
 		return
 	}
 	w.pass(PassFragment, frame)

@@ -36,8 +36,8 @@ func (w *Worker) icmp(frame []byte) {
 	f := &s.flows[slot]
 	from := f.from(srcLow)
 	switch {
-	case q.Src != w.pkt.Dst:
-		w.drop(DropICMP) // not for the one whose segment it is about
+	case q.Src != w.pkt.Dst: // not for the one whose segment it is about
+		w.refuseICMP(f, frame)
 	case !f.has(opened):
 		w.icmpOpening(s, slot, from, frame)
 	case from == client && f.inFlight(client, q.Seq):
@@ -46,8 +46,17 @@ func (w *Worker) icmp(frame []byte) {
 		q.AddSeq(-f.delta)
 		w.out.forward(frame)
 	default:
-		w.drop(DropICMP)
+		w.refuseICMP(f, frame)
 	}
+}
+
+// refuseICMP drops an error about a flow, unless that is of a service that is only monitored.
+func (w *Worker) refuseICMP(f *flow, frame []byte) {
+	if svc := w.serviceOf(f); f.has(direct) && svc.Mode == ModeMonitor {
+		w.spare(svc, frame)
+		return
+	}
+	w.drop(DropICMP)
 }
 
 // icmpOpening handles an error while the server has not answered, or if it never has: the only segment
@@ -57,7 +66,7 @@ func (w *Worker) icmpOpening(s *stripe, slot uint32, from side, frame []byte) {
 	q, f := &w.quote, &s.flows[slot]
 	switch {
 	case f.state != StateOpening || from != client || q.Seq != f.clientISN:
-		w.drop(DropICMP)
+		w.refuseICMP(f, frame)
 	case f.has(direct):
 		w.out.forward(frame)
 	case !q.Unreachable || !q.ChecksumOK():

@@ -31,7 +31,7 @@ func (w *Worker) packet(frame []byte) {
 		w.icmp(frame)
 		return
 	default:
-		w.drop(kindDrops[kind])
+		w.dropOrSpare(kindDrops[kind], frame)
 		return
 	}
 	frame = frame[:stack.VirtioLen+len(p.IP)]
@@ -56,8 +56,8 @@ func (w *Worker) packet(frame []byte) {
 	case saneFlags(p.Flags):
 		w.firstFragment()
 		w.segment(s, slot, s.flows[slot].from(srcLow), frame)
-	case w.serviceOf(&s.flows[slot]).Mode == ModeMonitor:
-		w.out.forward(frame)
+	case s.flows[slot].has(direct):
+		w.dropOrSpare(DropBadFlags, frame)
 	default:
 		w.drop(DropBadFlags)
 	}
@@ -71,17 +71,28 @@ func (w *Worker) syn(frame []byte) {
 	case !svc.protected():
 		w.unproxied(svc.whyPassed(), frame)
 	case svc.watched() && w.handshake(svc, frame):
-	case !saneFlags(p.Flags):
-		w.drop(DropBadFlags)
-	case p.Src == p.Dst:
-		w.drop(DropLand)
-	case p.FirstFragment:
-		w.drop(DropFragment)
-	case !p.ChecksumOK():
-		w.drop(DropBadChecksum)
 	default:
+		if fault := faultOf(p); fault != NumDropReasons {
+			w.drop(fault)
+			return
+		}
 		w.checkedSYN(svc, frame)
 	}
+}
+
+// faultOf is why a first SYN isn't what it looks like, or NumDropReasons.
+func faultOf(p *stack.Packet) DropReason {
+	switch {
+	case !saneFlags(p.Flags):
+		return DropBadFlags
+	case p.Src == p.Dst:
+		return DropLand
+	case p.FirstFragment:
+		return DropFragment
+	case !p.ChecksumOK():
+		return DropBadChecksum
+	}
+	return NumDropReasons
 }
 
 // checkedSYN handles a first SYN to a service that may be what it looks like.
@@ -112,7 +123,7 @@ func (w *Worker) unproxied(why PassReason, frame []byte) {
 	p := &w.pkt
 	if svc := w.policy.find(&p.Src, p.SrcPort); svc.protected() {
 		if p.Src == p.Dst {
-			w.drop(DropLand)
+			w.dropOrSpare(DropLand, frame)
 			return
 		}
 		w.outbound(svc, frame)
@@ -183,8 +194,7 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		w.unknown(s, key, hash, srcLow, svc, client, reason, frame)
 		return
 	}
-	if reason := w.mayOpen(svc); reason != NumDropReasons {
-		w.drop(reason)
+	if !w.mayOpen(svc) {
 		return
 	}
 	slot, ok := s.insert(key, hash, w.evict)

@@ -68,15 +68,23 @@ func (p *Proxy) crowded(svc *service, src *stack.Addr) bool {
 }
 
 // mayOpen says whether the source of the packet in work, which has proved that it exists, may open another flow, and takes a token for it. If
-// not, the reason says why; otherwise it is NumDropReasons. The client sends its first data again, and they may find room while its cookie lasts.
-func (w *Worker) mayOpen(svc *service) DropReason {
-	src := &w.pkt.Src
+// not, the packet is counted as dropped. The client sends its first data again, and they may find room while its cookie lasts.
+func (w *Worker) mayOpen(svc *service) bool {
+	src, reason := &w.pkt.Src, NumDropReasons
 	switch {
 	case svc.PerSource == PerSource{} || svc.lists.of(src) == allowed:
 	case w.proxy.crowded(svc, src):
-		return DropSourceFlows
+		reason = DropSourceFlows
 	case svc.PerSource.Rate > 0 && !w.proxy.opened.take(sourceOf(src, svc), w.now.since, svc.PerSource.Rate):
-		return DropSourceRate
+		reason = DropSourceRate
 	}
-	return NumDropReasons
+	switch {
+	case reason == NumDropReasons:
+	case svc.Mode == ModeMonitor:
+		w.count(svc).wouldDrop.inc()
+	default:
+		w.drop(reason)
+		return false
+	}
+	return true
 }

@@ -59,7 +59,7 @@ type ServiceSnapshot struct {
 	// SynPassed counts SYNs that went to the server as they were, because there was no flood or it was only monitored.
 	SynPassed uint64
 	// WouldAnswer counts SYNs that would have been answered with a cookie, had the service not only been monitored; WouldDrop
-	// segments of no flow that would have been dropped, unless they had a cookie.
+	// packets that would have been dropped, segments of no flow only unless they had a cookie.
 	WouldAnswer, WouldDrop uint64
 	// Engagement is what is made of its floods, or only noted of a monitored service.
 	Engagement

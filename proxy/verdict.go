@@ -133,6 +133,8 @@ const (
 	PassGrace
 	// PassHandshake: a SYN of a service that is watched for floods, to a destination without one, or that is only monitored.
 	PassHandshake
+	// PassMonitored: a packet that would be dropped if its service were not only monitored.
+	PassMonitored
 
 	// NumPassReasons is the number of reasons.
 	NumPassReasons
@@ -149,6 +151,7 @@ var passNames = [NumPassReasons]string{
 	PassUnknown:   "unknown",
 	PassGrace:     "grace",
 	PassHandshake: "handshake",
+	PassMonitored: "monitored",
 }
 
 // String returns the reason's word, in snake case.

@@ -31,7 +31,7 @@ func (w *Worker) handshake(svc *service, frame []byte) bool {
 		return false
 	}
 	switch {
-	case refused:
+	case refused, engaged && faultOf(p) != NumDropReasons:
 		w.count(svc).wouldDrop.inc()
 	case engaged:
 		w.count(svc).wouldAnswer.inc()

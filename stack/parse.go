@@ -12,7 +12,7 @@ import (
 // Kind is what Parse found.
 type Kind uint8
 
-// The kinds. Only for KindTCP all fields of the Packet are set.
+// The kinds. Only for KindTCP all fields of the Packet are set; Src, Dst and the ports are where there is enough of the packet to tell.
 const (
 	// KindTCP is a packet, or the first fragment of one, whose TCP header is all there and sound.
 	KindTCP Kind = iota
@@ -99,6 +99,7 @@ func (p *Packet) Parse(b []byte, partial bool) Kind {
 func (p *Packet) parse4(b []byte) Kind {
 	ip := header.IPv4(b)
 	headerLen, total := int(ip.HeaderLength()), int(ip.TotalLength())
+	p.Src, p.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
 	switch {
 	case headerLen < header.IPv4MinimumSize || total < headerLen:
 		return KindBadIP
@@ -107,7 +108,6 @@ func (p *Packet) parse4(b []byte) Kind {
 	}
 	p.IP = b[:total]
 	p.L4 = headerLen
-	p.Src, p.Dst = addr4(ip.SourceAddressSlice()), addr4(ip.DestinationAddressSlice())
 	p.Protocol = ip.Protocol()
 	if offset := ip.FragmentOffset(); offset != 0 {
 		return laterFragment(p.Protocol, offset)
@@ -125,15 +125,15 @@ func (p *Packet) parse6(b []byte) Kind {
 	}
 	ip := header.IPv6(b)
 	total := header.IPv6MinimumSize + int(ip.PayloadLength())
-	if total > len(b) {
-		return KindTruncated
-	}
 	p.V6 = true
-	p.IP = b[:total]
 	p.Src, p.Dst = Addr(ip.SourceAddressSlice()), Addr(ip.DestinationAddressSlice())
-	if p.Src.Is4() || p.Dst.Is4() {
+	switch {
+	case total > len(b):
+		return KindTruncated
+	case p.Src.Is4() || p.Dst.Is4():
 		return KindBadIP
 	}
+	p.IP = b[:total]
 
 	next, at := ip.NextHeader(), header.IPv6MinimumSize
 	for range maxExtensionHeaders + 1 { // the last turn is for what follows the headers
@@ -213,6 +213,7 @@ func (p *Packet) parseTCP() Kind {
 		return short
 	}
 	tcp := header.TCP(p.IP[p.L4:])
+	p.SrcPort, p.DstPort = tcp.SourcePort(), tcp.DestinationPort()
 	p.HeaderLen = int(tcp.DataOffset())
 	if p.HeaderLen < header.TCPMinimumSize {
 		return KindBadTCP
@@ -224,7 +225,6 @@ func (p *Packet) parseTCP() Kind {
 		return KindBadTCP
 	}
 	p.PayloadLen = len(tcp) - p.HeaderLen
-	p.SrcPort, p.DstPort = tcp.SourcePort(), tcp.DestinationPort()
 	p.Seq, p.Ack = seqnum.Value(tcp.SequenceNumber()), seqnum.Value(tcp.AckNumber())
 	p.Flags = tcp.Flags()
 	p.Window = tcp.WindowSize()

@@ -169,6 +169,7 @@ var conclusions = map[string]string{
 	"pass allowed":      "A SYN now goes to the server as it is: the service's allow list has the client.",
 	"pass verified":     "A SYN now goes to the server as it is: the client has proved lately that it exists (verified).",
 	"pass handshake":    "A SYN now goes to the server as it is, and the connection is tracked from its answer on.",
+	"pass monitored":    "A SYN now passes unchanged: mode auto would drop it, because client and server are the same address.",
 	"pass mode_off":     "A SYN now passes unchanged: the service's mode is off.",
 	"pass no_service":   "A SYN now passes unchanged: no service protects either end.",
 }

@@ -120,7 +120,7 @@ func writeWatched(b *bytes.Buffer, services []control.Service) {
 		if e := v.Engagement; e != nil {
 			text := fmt.Sprintf("%s: %s SYNs passed, half_open %d or syn_rate %d engages", clip(v.Name, 20), number(v.SynPassed), e.HalfOpen, e.SynRate)
 			if v.Mode == proxy.ModeMonitor.String() {
-				text += fmt.Sprintf("; mode auto would have answered %s SYNs, dropped %s segments", number(e.WouldAnswer), number(e.WouldDrop))
+				text += fmt.Sprintf("; mode auto would have answered %s SYNs, dropped %s packets", number(e.WouldAnswer), number(e.WouldDrop))
 			}
 			writeWrapped(b, v.Mode, text)
 		}

@@ -20,7 +20,7 @@ type Engagement struct {
 	FloodsStarted uint64 `json:"floods_started"`
 	FloodsEnded   uint64 `json:"floods_ended"`
 	PeakSynRate   int    `json:"peak_syn_rate"`
-	// WouldAnswer counts SYNs that would have been answered with a cookie and WouldDrop segments that would have been dropped, had the service not
+	// WouldAnswer counts SYNs that would have been answered with a cookie and WouldDrop packets that would have been dropped, had the service not
 	// only been monitored.
 	WouldAnswer uint64 `json:"would_answer"`
 	WouldDrop   uint64 `json:"would_drop"`

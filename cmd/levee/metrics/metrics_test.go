@@ -145,7 +145,7 @@ levee_flood_peak_syn_rate{service="web"} 50000
 # TYPE levee_would_answer_total counter
 levee_would_answer_total{service="ssh"} 34
 levee_would_answer_total{service="web"} 0
-# HELP levee_would_drop_total Segments of no flow that mode auto would have dropped unless they carried a cookie, of mode monitor.
+# HELP levee_would_drop_total Packets that mode auto would have dropped, segments of no flow only unless they carried a cookie, of mode monitor.
 # TYPE levee_would_drop_total counter
 levee_would_drop_total{service="ssh"} 35
 levee_would_drop_total{service="web"} 0

@@ -47,7 +47,7 @@ var (
 	floodsEnded   = desc("floods_ended_total", "Floods that have ended.", "service")
 	floodPeak     = desc("flood_peak_syn_rate", "The most SYNs in a second of the flood that lasts, or else of the latest.", "service")
 	wouldAnswer   = desc("would_answer_total", "SYNs that mode auto would have answered with a cookie, of mode monitor.", "service")
-	wouldDrop     = desc("would_drop_total", "Segments of no flow that mode auto would have dropped unless they carried a cookie, of mode monitor.", "service")
+	wouldDrop     = desc("would_drop_total", "Packets that mode auto would have dropped, segments of no flow only unless they carried a cookie, of mode monitor.", "service")
 
 	drops  = desc("drops_total", "Packets that went no further.", "reason")
 	passed = desc("passed_total", "Packets that were forwarded as they came.", "reason")
