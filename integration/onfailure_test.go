@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,54 @@ func TestOnFailure(t *testing.T) {
 					_, err = meanwhile.Read(make([]byte, 5))
 				}
 				t.Logf("opened meanwhile, used after: error %v", err)
+			}
+		})
+	}
+}
+
+// TestOnFailureTUNGone deletes the TUN too, which has its route disappear: on_failure holds all the same.
+func TestOnFailureTUNGone(t *testing.T) {
+	for _, tt := range []struct {
+		posture string
+		reached bool
+	}{{"block", false}, {"bypass", true}} {
+		t.Run(tt.posture, func(t *testing.T) {
+			yaml := strings.Replace(config(nil), "services:", "routing: {on_failure: "+tt.posture+"}\nservices:", 1)
+			p := protectYAML(t, lab.Config{}, yaml)
+			addrs := []netip.AddrPort{p.server.AddrPort(false, 80), p.server.AddrPort(true, 80)}
+			var old []net.Conn
+			for _, addr := range addrs {
+				startEcho(t, p.server, addr)
+				listening(t, p.server.Namespace, addr)
+				c, err := p.client.DialContext(t.Context(), "tcp", addr.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				old = append(old, c)
+			}
+			if err := p.levee.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			run(t, p.Gateway, patience, "ip", "link", "del", "levee0")
+			for _, addr := range addrs {
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+				c, err := p.client.DialContext(ctx, "tcp", addr.String())
+				cancel()
+				if err == nil {
+					c.Close()
+				}
+				if (err == nil) != tt.reached {
+					t.Errorf("%v without levee and its TUN: %v", addr, err)
+				}
+			}
+			if err := p.levee.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range old {
+				if _, err := exchange(c, []byte("after"), make([]byte, 5)); err != nil {
+					t.Errorf("an open connection to %v is lost: %v", c.RemoteAddr(), err)
+				}
 			}
 		})
 	}

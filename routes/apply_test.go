@@ -2,6 +2,7 @@ package routes
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -140,14 +141,55 @@ func TestApplyDeletesLeftovers(t *testing.T) {
 	plan := newPlan(t, cfg)
 	live, err := Read(cfg)
 	must(t, err)
-	if diff := plan.Diff(live); len(diff.StaleRules) != 28 || len(diff.StaleRoutes) != 2 {
-		t.Errorf("want 28 stale rules and 2 stale routes, got:\n%v", diff)
+	if diff := plan.Diff(live); len(diff.StaleRules) != 28 || len(diff.StaleRoutes) != 4 {
+		t.Errorf("want 28 stale rules and 4 stale routes, got:\n%v", diff)
 	}
 	must(t, plan.Apply())
 	wantNoDiff(t, plan)
 	must(t, plan.Remove())
 	closeTUN()
 	wantSame(t, before)
+}
+
+// TestTUNGone: what becomes of traffic when the TUN is set down, or deleted, is what becomes of it when nobody reads from it.
+func TestTUNGone(t *testing.T) {
+	for _, test := range []struct {
+		bypass bool
+		want   string
+	}{{false, unix.EINVAL.Error()}, {true, "srv0"}} {
+		t.Run(fmt.Sprintf("bypass %v", test.bypass), func(t *testing.T) {
+			before := enterGateway(t)
+			cfg := config(t)
+			cfg.Bypass = test.bypass
+			closeTUN := openTUN(t, cfg.TUN, false)
+			plan := newPlan(t, cfg)
+			must(t, plan.Apply())
+			check := func(when, want string) {
+				t.Helper()
+				for _, to := range []string{"192.0.2.80", "2001:db8:1::80"} {
+					from := "203.0.113.5"
+					if strings.Contains(to, ":") {
+						from = "2001:db8:c::5"
+					}
+					if got := lookup(t, "cli0", from, to, unix.IPPROTO_TCP); got != want {
+						t.Errorf("%s: to %s by %s, want %s", when, to, got, want)
+					}
+				}
+			}
+			check("at first", "tun0")
+			tun, err := netlink.LinkByName("tun0")
+			must(t, err)
+			must(t, netlink.LinkSetDown(tun))
+			check("set down", test.want)
+			must(t, plan.Apply())
+			check("mended", "tun0")
+			wantNoDiff(t, plan)
+			closeTUN()
+			check("deleted", test.want)
+			must(t, plan.Remove())
+			wantSame(t, before)
+		})
+	}
 }
 
 func TestPrefixOfEverything(t *testing.T) {

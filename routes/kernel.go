@@ -225,6 +225,9 @@ func routeOf(f Family, n *netlink.Route, live *Live) Route {
 			r.Interfaces = append(r.Interfaces, l.Name)
 		}
 	}
+	if r.leadsNowhere() {
+		return r // the kernel's IPv6 has them lead to lo
+	}
 	if len(n.MultiPath) == 0 {
 		add(n.LinkIndex)
 	}
@@ -262,20 +265,22 @@ func (k *kernel) addRule(r Rule) error {
 }
 
 func (k *kernel) addRoute(r Route) error {
-	if len(r.Interfaces) != 1 {
-		return fmt.Errorf("%s: levee's routes have one interface", r.command("add"))
-	}
-	link, err := k.h.LinkByName(r.Interfaces[0])
-	if err != nil {
-		return fmt.Errorf("%s: %w", r.command("add"), err)
-	}
 	n := &netlink.Route{
-		Family: r.Family.af(), Table: r.Table, Dst: ipNet(r.Dst), Type: r.Type, LinkIndex: link.Attrs().Index,
-		Priority: r.Metric, Protocol: netlink.RouteProtocol(r.Protocol),
+		Family: r.Family.af(), Table: r.Table, Dst: ipNet(r.Dst), Type: r.Type, Priority: r.Metric, Protocol: netlink.RouteProtocol(r.Protocol),
 	}
-	if r.Family == V4 {
-		// IPv4 takes a route without a gateway for on-link; IPv6 knows no scopes.
-		n.Scope = netlink.SCOPE_LINK
+	if !r.leadsNowhere() {
+		if len(r.Interfaces) != 1 {
+			return fmt.Errorf("%s: levee's routes have one interface", r.command("add"))
+		}
+		link, err := k.h.LinkByName(r.Interfaces[0])
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.command("add"), err)
+		}
+		n.LinkIndex = link.Attrs().Index
+		if r.Family == V4 {
+			// IPv4 takes a route without a gateway for on-link; IPv6 knows no scopes.
+			n.Scope = netlink.SCOPE_LINK
+		}
 	}
 	if err := k.h.RouteAdd(n); err != nil {
 		return fmt.Errorf("%s: %w", r.command("add"), err)

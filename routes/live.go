@@ -160,6 +160,11 @@ func (r Route) command(verb string) string {
 	return fmt.Sprintf("ip -%d route %s %v", r.Family, verb, r)
 }
 
+// leadsNowhere says that packets which take the route are dropped.
+func (r Route) leadsNowhere() bool {
+	return slices.Contains([]int{unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW}, r.Type)
+}
+
 func (r Route) equal(o Route) bool {
 	return r.Family == o.Family && r.Table == o.Table && r.Dst == o.Dst && r.Type == o.Type && slices.Equal(r.Interfaces, o.Interfaces) &&
 		r.Gateway == o.Gateway && r.Metric == o.Metric && r.Protocol == o.Protocol

@@ -13,6 +13,9 @@ import (
 // behind them. It is what IPv6 gives to routes that don't say.
 const routeMetric = 1024
 
+// blockMetric of the routes behind them that drop what finds no TUN.
+const blockMetric = 2 * routeMetric
+
 // Plan is the kernel state that a Config asks for. NewPlan makes it and nothing changes it after. It is
 // not safe for use by several goroutines at once.
 type Plan struct {
@@ -55,6 +58,9 @@ func NewPlan(cfg Config, live Live) (*Plan, error) {
 	}
 	for _, f := range p.families {
 		p.addRouting(f, prefixes)
+	}
+	if !cfg.Bypass {
+		p.addBlackholes()
 	}
 	if n := len(p.rules); n > maxRules {
 		return nil, fmt.Errorf("%d prefixes on %d client and %d server interfaces make %d rules, more than %d: name fewer interfaces in routing.client_interfaces and routing.server_interfaces",
@@ -99,12 +105,8 @@ func (p *Plan) Report() []string { return slices.Clone(p.report) }
 
 func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 	cfg := &p.cfg
-	everything := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	if f == V6 {
-		everything = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-	}
 	p.routes = append(p.routes, Route{
-		Family: f, Table: cfg.Table, Dst: everything, Type: unix.RTN_UNICAST, Interfaces: []string{cfg.TUN},
+		Family: f, Table: cfg.Table, Dst: everything(f), Type: unix.RTN_UNICAST, Interfaces: []string{cfg.TUN},
 		Metric: routeMetric, Protocol: Protocol,
 	})
 	rule := Rule{Family: f, Priority: cfg.Priority + loopBreaker, Iif: cfg.TUN, Table: unix.RT_TABLE_MAIN, Protocol: Protocol}
@@ -136,6 +138,23 @@ func (p *Plan) addRouting(f Family, prefixes []netip.Prefix) {
 			}
 		}
 	}
+}
+
+// addBlackholes: the routes into the TUN go with it, also when it is set down.
+func (p *Plan) addBlackholes() {
+	for _, f := range p.families {
+		p.routes = append(p.routes, Route{
+			Family: f, Table: p.cfg.Table, Dst: everything(f), Type: unix.RTN_BLACKHOLE, Metric: blockMetric, Protocol: Protocol,
+		})
+	}
+}
+
+// everything is the prefix of all addresses.
+func everything(f Family) netip.Prefix {
+	if f == V6 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 }
 
 // loopback is the interface that packets of the gateway's own come in by, as rules see it.

@@ -77,7 +77,11 @@ func (p *Plan) Steps() (out []Step) {
 	const routesFirst = "Routes before rules, so that no rule leads nowhere."
 	out = append(out, Step{AboutTUN, ChangeSet, p.linkUp(), routesFirst})
 	for _, r := range p.routes {
-		out = append(out, Step{AboutRoute, ChangeAdd, r.command("add"), routesFirst})
+		why := routesFirst
+		if r.leadsNowhere() {
+			why = fmt.Sprintf("While there is no %s, its traffic is dropped too (routing.on_failure: block).", p.cfg.TUN)
+		}
+		out = append(out, Step{AboutRoute, ChangeAdd, r.command("add"), why})
 	}
 	for _, r := range p.rules {
 		out = append(out, Step{AboutRule, ChangeAdd, r.command("add"),

@@ -28,11 +28,12 @@ func TestStatusText(t *testing.T) {
 			Services:      []control.Service{{Name: "web", Mode: "always", SynReceived: 1200, CookieValid: 1190, CookieInvalid: 4, EarlyHeld: 1100, Allowed: 7, Denied: 5, Flows: 17}, {Name: "ssh", Mode: "off"}},
 			Drops:         map[string]uint64{"cookie_invalid": 4, "land": 0},
 			Passed:        map[string]uint64{"mode_off": 0},
-			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf",
+			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum,tso4,tso6,ecn", Steering: "ebpf", OnFailure: "block",
 				Rings: []control.Ring{{Takes: "first_syns", Chosen: 100, Dropped: 12, Exact: true}, {Takes: "repeated_syns", Dropped: 4}, {Takes: "flows", Dropped: 1}, {Takes: "flows", Dropped: 2}}},
 		}, `
 levee v1.2.3, ready, up 2h3m4s
 tun    tun0, 4 queues, offload csum,tso4,tso6,ecn
+       on failure block: without levee, or its TUN, the kernel drops traffic
        steering ebpf; lost to full queues: 12 first SYNs, 4 repeated, 3 others
 flows  12 open, 3 opening, 2 closing, 40 remembered
        of 1048576 at most
