@@ -78,7 +78,7 @@ mail                 monitor             0            0            0           0
 auto       web: 5000 SYNs passed, half_open 128 or syn_rate 1000 engages
 monitor    mail: 1099511M SYNs passed, half_open 65536 or syn_rate 10000000
            engages; mode auto would have answered 549755813888 SYNs, dropped
-           274877906944 segments
+           274877906944 packets
 past flood web, 2026-01-02 03:04:05, for 1m1s: 1000 SYNs a second at most, 900
            to 192.0.2.10:80
 past flood web, 2026-01-02 03:04:05, for 1m2s: 1001 SYNs a second at most;
