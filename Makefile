@@ -8,9 +8,9 @@ LDFLAGS = -X main.version=$(VERSION)
 
 # Debian packages of the peers that the tests run.
 PEERS = nginx-light curl iperf3 openssh-server openssh-client wrk apache2-utils nftables tshark iproute2 python3 \
-	prometheus systemd linux-libc-dev ethtool
+	prometheus systemd linux-libc-dev ethtool mandoc
 
-.PHONY: chaos all build package demo bench churn floods engage night-call forgeries reloads measure survive test unit integration lint fuzz generate packages clean
+.PHONY: chaos all build man package demo bench churn floods engage night-call forgeries reloads measure survive test unit integration lint fuzz generate packages clean
 
 all: build
 
@@ -18,6 +18,11 @@ all: build
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee ./cmd/levee
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/levee-lab ./cmd/levee-lab
+
+# The manual pages of levee and its verbs, in bin/man: man -l bin/man/levee.8.
+man: build
+	mkdir -p bin/man
+	bin/levee man bin/man
 
 # A Debian package in PACKAGES, with the list of what it is built from. The same source makes the same bytes.
 PACKAGES ?= bin

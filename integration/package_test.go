@@ -212,7 +212,8 @@ func TestPackage(t *testing.T) {
 		t.Errorf("check of the configuration as installed: %v\n%s", err, out)
 	}
 	for _, file := range []string{"/lib/systemd/system/levee.service", "/usr/share/doc/levee/copyright", "/usr/share/doc/levee/levee.cdx.json",
-		"/usr/share/bash-completion/completions/levee", "/usr/share/doc/levee/grafana-dashboard.json"} {
+		"/usr/share/bash-completion/completions/levee", "/usr/share/doc/levee/grafana-dashboard.json",
+		"/usr/share/man/man8/levee.8.gz", "/usr/share/man/man8/levee-flows-list.8.gz"} {
 		m.run("test", "-s", file)
 	}
 	m.run("dpkg", "--verify", "levee")

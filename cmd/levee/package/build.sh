@@ -55,6 +55,8 @@ for shell in bash:/usr/share/bash-completion/completions/levee zsh:/usr/share/zs
 	install -d "$root$(dirname "${shell#*:}")"
 	"$levee" completion "${shell%%:*}" >"$root${shell#*:}"
 done
+install -d "$root/usr/share/man/man8"
+"$levee" man "$root/usr/share/man/man8"
 
 # What it is built from, beside the package and in it.
 (cd "$top" && ${GO:-go} run ./cmd/levee/package/sbom "$root/usr/sbin/levee") >"$root/sbom"
