@@ -359,14 +359,10 @@ func TestVerbs(t *testing.T) {
 			t.Errorf("kill: %q", stdout)
 		}
 	}
-	for _, output := range []format{formatText, formatJSON} {
-		if text := g.follow("flows watch", output, "--every", "100ms"); output == formatText && !strings.Contains(text, " new ") {
-			t.Errorf("watch:\n%s", text)
-		}
-		if text := g.follow("observe", output, "-f"); output == formatText && !strings.Contains(text, " answer web ") {
-			t.Errorf("observe:\n%s", text)
-		}
-	}
+	g.follow("flows watch", formatText, " new ", "--every", "100ms")
+	g.follow("flows watch", formatJSON, `"event":"new"`, "--every", "100ms")
+	g.follow("observe", formatText, " answer web ", "-f")
+	g.follow("observe", formatJSON, `"verdict":"answer"`, "-f")
 	// The connection keeps a drain from its end, until it is gone.
 	for _, output := range []format{formatText, formatJSON} {
 		waiting, lines := g.background("drain")
@@ -413,8 +409,8 @@ func (g *gateway) answer(verb string, output format, args ...string) string {
 	return stdout
 }
 
-// follow runs a verb that goes on until it is interrupted, under traffic, until it has written three lines, and returns them.
-func (g *gateway) follow(verb string, output format, args ...string) string {
+// follow runs a verb that goes on until it is interrupted, under traffic, until it has written a line with want.
+func (g *gateway) follow(verb string, output format, want string, args ...string) {
 	g.t.Helper()
 	l, err := g.lab.Servers[0].Listen(g.lab.Servers[0].AddrPort(false, 80), 100) // nobody accepts; the kernel does
 	if err != nil {
@@ -424,20 +420,21 @@ func (g *gateway) follow(verb string, output format, args ...string) string {
 	words := strings.Fields(verb)
 	c, out := g.background(words[0], slices.Concat(words[1:], args, []string{"-o", string(output)})...)
 	var text strings.Builder
-	enough := make(chan struct{})
+	found := make(chan struct{})
 	go func() {
-		defer close(enough)
+		defer close(found)
 		lines := bufio.NewScanner(out)
-		for range 3 {
-			if lines.Scan() {
-				text.WriteString(lines.Text() + "\n")
+		for lines.Scan() {
+			text.WriteString(lines.Text() + "\n")
+			if strings.Contains(lines.Text(), want) {
+				break
 			}
 		}
 	}()
-	g.until(verb+" has written something", func() bool {
+	g.until(verb+" has written "+want, func() bool {
 		g.knock()
 		select {
-		case <-enough:
+		case <-found:
 			return true
 		default:
 			return false
@@ -452,5 +449,4 @@ func (g *gateway) follow(verb string, output format, args ...string) string {
 	if output == formatJSON {
 		conforms(g.t, verb, text.String())
 	}
-	return text.String()
 }
