@@ -26,6 +26,8 @@ func newExplain(file *string) *cobra.Command {
 	output := addOutput(cmd)
 	var q control.Question
 	cmd.Flags().StringVar(&q.In, "in", "", "the `interface` that the client comes in by; the one that leads to it if not given")
+	completeInterfaces(cmd, "in")
+	cmd.ValidArgsFunction = completeTCP
 	cmd.Args = func(_ *cobra.Command, args []string) (err error) {
 		q.Client, q.Server, err = parseEnds(args)
 		return err

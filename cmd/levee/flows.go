@@ -85,6 +85,9 @@ func addFilter(cmd *cobra.Command, file *string) *flowFilter {
 	flags.Uint16Var(&f.port, "port", 0, "only those to this `port`")
 	completeWords(cmd, "state", control.States())
 	completeServices(cmd, file)
+	completePrefixes(cmd, "server", file)
+	completePorts(cmd, file)
+	cmd.ValidArgsFunction = completeTCP
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return nil

@@ -65,6 +65,7 @@ func addWatch(cmd *cobra.Command, file *string, w *control.Watch, rate int) {
 	completeWords(cmd, "verdict", control.VerdictWords())
 	completeWords(cmd, "reason", control.ReasonWords())
 	completeServices(cmd, file)
+	completePrefixes(cmd, "prefix", file)
 }
 
 // prefixValue is a prefix as a flag; an address is the prefix of itself alone.

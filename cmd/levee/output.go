@@ -40,6 +40,7 @@ func (f *format) Set(s string) error {
 func addOutput(cmd *cobra.Command) *format {
 	f := formatText
 	cmd.Flags().VarP(&f, "output", "o", "output `format`: text or json")
+	completeWords(cmd, "output", []string{string(formatText), string(formatJSON)})
 	return &f
 }
 

@@ -46,6 +46,7 @@ func newRoot() *cobra.Command {
 		}
 		root.AddCommand(verb)
 	}
+	completeNothing(root)
 	return root
 }
 

@@ -50,6 +50,7 @@ func newUpgrade(file *string) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.ValidArgsFunction = completeFile
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		program := ""
