@@ -248,6 +248,7 @@ func withNFT(do func(*nftables.Conn) error) error {
 // How often WatchTracking looks whether connections are tracked, as nothing tells: after any change of nftables, and without one.
 const (
 	trackingSoon  = 200 * time.Millisecond
+	trackingWait  = 250 * time.Millisecond
 	trackingEvery = 2 * time.Second
 )
 
@@ -258,7 +259,9 @@ func WatchTracking(ctx context.Context, changed func()) error {
 	s, err := nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
 	if err == nil {
 		defer s.Close()
-		if err := s.SetReceiveTimeout(&unix.Timeval{Usec: watchWait}); err != nil {
+		defer context.AfterFunc(ctx, s.Close)() // which ends Receive
+		wait := unix.NsecToTimeval(int64(trackingWait))
+		if err := s.SetReceiveTimeout(&wait); err != nil {
 			return fmt.Errorf("watch nftables: %w", err)
 		}
 	}
@@ -276,10 +279,14 @@ func WatchTracking(ctx context.Context, changed func()) error {
 			}
 		}
 		if s == nil {
-			time.Sleep(watchWait * time.Microsecond)
+			select {
+			case <-ctx.Done():
+			case <-time.After(trackingWait):
+			}
 			continue
 		}
 		switch messages, _, err := s.Receive(); {
+		case ctx.Err() != nil:
 		case err == nil:
 			soon = true
 			if slices.ContainsFunc(messages, func(m syscall.NetlinkMessage) bool { return concernsExemption(m.Data) }) {

@@ -13,12 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// watchWait is how long, in microseconds, a watch waits for the kernel before it looks whether it is to end.
-	watchWait = 250_000
-	// watchAgain is the pause before a watch that has failed begins anew.
-	watchAgain = time.Second
-)
+// watchAgain is the pause before a watch that has failed begins anew.
+const watchAgain = time.Second
 
 // watched are the groups of netlink messages that say what a plan may be about.
 var watched = []uint{
@@ -58,14 +54,14 @@ func watch(ctx context.Context, concerns func(netip.Prefix) bool, changed func()
 		return fmt.Errorf("watch rules and routes: %w", err)
 	}
 	defer s.Close()
-	if err := s.SetReceiveTimeout(&unix.Timeval{Usec: watchWait}); err != nil {
-		return fmt.Errorf("watch rules and routes: %w", err)
-	}
+	defer context.AfterFunc(ctx, s.Close)() // which ends Receive
 	changed()
-	for ctx.Err() == nil {
+	for {
 		messages, _, err := s.Receive()
 		switch {
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.EINTR):
 			continue
 		case errors.Is(err, unix.ENOBUFS): // there were too many to tell
 			changed()
@@ -80,7 +76,6 @@ func watch(ctx context.Context, concerns func(netip.Prefix) bool, changed func()
 			}
 		}
 	}
-	return nil
 }
 
 // matters says whether a message is about something of a plan's.
