@@ -14,7 +14,7 @@ import (
 // record begin anew.
 //
 // A SYN may be forged: nobody has proved to be its source. Until whoever sent it has acknowledged the answer, the flow
-// counts as one that makes room for others, and only what belongs to a handshake passes.
+// counts as one that makes room for others, and only what belongs to a handshake passes toward a protected server.
 
 // outbound handles a SYN that a protected server sends to somebody else.
 func (w *Worker) outbound(svc *service, frame []byte) {
@@ -153,11 +153,12 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		w.finished(w.policy.find(&p.Dst, p.DstPort), f)
 	default:
 		svc := w.policy.find(&p.Dst, p.DstPort)
-		if svc.watched() && !svc.hidden(p) && w.passUnknown(svc, frame) {
+		if svc.protected() { // else the client is: a server that speaks to somebody else
+			if !svc.watched() || svc.hidden(p) || !w.passUnknown(svc, frame) {
+				w.drop(DropOpening)
+			}
 			return
 		}
-		w.drop(DropOpening)
-		return
 	}
 	w.out.forward(frame)
 }

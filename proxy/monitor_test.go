@@ -151,3 +151,23 @@ func TestMonitorExplained(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// TestOutboundEarly: what a server sends on a connection that it opens passes as it is before its SYN is answered too, whatever the mode.
+func TestOutboundEarly(t *testing.T) {
+	for _, mode := range []Mode{ModeAlways, ModeAuto, ModeMonitor} {
+		r := newWatchedRig(t, mode, func(*Service) {})
+		h := r.host("203.0.113.1")
+		for _, s := range []stack.Segment{
+			{Seq: 5000, Flags: flagSYN, Window: 500, WScale: WScaleNone},
+			{Seq: 5001, Ack: 2001, Flags: flagACK, Window: 500}, // the answer went another way
+			{Seq: 5001, Ack: 2001, Flags: flagACK | flagPSH, Window: 500},
+			{Seq: 5001, Ack: 2001, Flags: flagFIN | flagACK, Window: 500},
+			{Seq: 7000, Flags: flagRST},
+		} {
+			frame := h.frame(server, s)
+			if sent := r.framesFor(bytes.Clone(frame)); len(sent) != 1 || !bytes.Equal(sent[0], frame) {
+				t.Errorf("%v: %v does not pass: %v", mode, s.Flags, r.proxy.Snapshot().Drops)
+			}
+		}
+	}
+}
