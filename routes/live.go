@@ -170,6 +170,11 @@ func (r Route) equal(o Route) bool {
 		r.Gateway == o.Gateway && r.Metric == o.Metric && r.Protocol == o.Protocol
 }
 
+// Blocks says whether there is a route of levee's that drops what finds no TUN.
+func (l *Live) Blocks() bool {
+	return slices.ContainsFunc(l.Routes, func(r Route) bool { return r.Own() && r.leadsNowhere() })
+}
+
 func (l *Live) link(name string) (Link, bool) {
 	i := slices.IndexFunc(l.Links, func(k Link) bool { return k.Name == name })
 	if i < 0 {

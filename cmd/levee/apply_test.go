@@ -92,6 +92,11 @@ func TestApply(t *testing.T) {
 		t.Errorf("not what plan --diff has announced (-announced +done):\n%s", diff)
 	}
 	g.wantSame("after other changes", false)
+	g.config = g.write("levee.yaml", g.dir+"/state", tracked)
+	g.refuses("from bypass to block", "nothing reads from tun0: ")
+	if !g.connects(10 * time.Second) {
+		t.Error("from bypass to block: no connection any longer")
+	}
 	if code, _, stderr := g.levee("cleanup"); code != 0 {
 		t.Errorf("cleanup: %d %s", code, stderr)
 	}
@@ -112,6 +117,12 @@ func TestApplyBlock(t *testing.T) {
 	if steps := g.apply(); len(steps) != 1 { // it is blocked already: no need to ask again
 		t.Errorf("after a change: %v", steps)
 	}
+	g.sh("ip link del tun0")
+	if g.connects(time.Second) {
+		t.Error("a connection while there is no TUN")
+	}
+	g.apply()
+	g.wantSame("after the TUN was deleted", false)
 	c := g.start()
 	if !g.connects(10 * time.Second) {
 		t.Error("no connection through the daemon")

@@ -43,13 +43,12 @@ func Apply(cfg config.Config, mayBlock bool) ([]routes.Step, error) {
 			return nil, errors.New(s.Text)
 		}
 	}
-	// Where there are rules of levee's already it is as blocked as it will be.
-	began := slices.ContainsFunc(layout.live.Rules, routes.Rule.Own)
-	if layout.Routes != nil && !cfg.Routing.Bypass && !began && !mayBlock {
+	again := slices.ContainsFunc(layout.live.Rules, routes.Rule.Own)
+	if layout.Routes != nil && !cfg.Routing.Bypass && !mayBlock && !(again && layout.live.Blocks()) {
 		return nil, fmt.Errorf("nothing reads from %s: until levee run, traffic of the services would be dropped (routing.on_failure: block): "+
 			"start levee run, which does all this, or say --block if that is meant", layout.TUN.Name)
 	}
-	if err := layout.apply(began); err != nil {
+	if err := layout.apply(again); err != nil {
 		return nil, err
 	}
 	return steps, nil
