@@ -33,8 +33,13 @@ func (b *Baseline) Observe(unix int64, rate uint32) (changed bool) {
 	return true
 }
 
-// usually is in how many of a hundred hours Rate is not exceeded: 8 hours of a week may be as busy as they like.
-const usually = 95
+// Hours that don't count, because what was busy in them need not be usual: of each hundred known hours so many, and the busiest two at least. A
+// rush that lasts for less than an hour lies in two hours at most, and so changes nothing once two others are known, on the first day either.
+// Of fewer than four hours half don't count: which of them are usual nobody can tell yet.
+const (
+	unusual      = 5
+	unusualFirst = 2
+)
 
 // Rate is the most handshakes that were finished in a second in nearly every hour that is known, or 0.
 func (b *Baseline) Rate() uint32 {
@@ -45,9 +50,10 @@ func (b *Baseline) Rate() uint32 {
 			known = append(known, p-1)
 		}
 	}
-	if len(known) == 0 {
+	n := len(known)
+	if n == 0 {
 		return 0
 	}
 	slices.Sort(known)
-	return known[(len(known)*usually+99)/100-1]
+	return known[n-1-max(n*unusual/100, min(unusualFirst, n/2))]
 }

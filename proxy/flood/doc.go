@@ -9,7 +9,8 @@
 //	half-open      114,688 handshakes that have begun and not ended, each for Lifetime, in buckets of 7. One tuple is one of
 //	               them, however often its SYN is sent. Of two tuples in a bucket one in 500,000 is taken for the other; while more than half of
 //	               all places are used some are forgotten early, so counts are then too low, never too high.
-//	baseline       one number for each of the last 168 hours, for thresholds that are learned.
+//	baseline       one number for each of the last 168 hours, for thresholds that are learned. The few busiest hours don't count, those of the first day
+//	               neither: a rush is not taken for usual. What has become usual counts from its third hour on.
 //
 // A destination is engaged at once when the SYNs of a second or the half-open handshakes reach its limit. What spreads over more
 // destinations than any limit notices engages the service as a whole, at Spread times the limits.

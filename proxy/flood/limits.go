@@ -35,7 +35,7 @@ const Lifetime = 64 * time.Second
 const Spread = 8
 
 // Learned limits are multiples of the rate of finished handshakes that the busiest destination of a service has seen in nearly every hour of
-// a week: neither forged SYNs nor a flood that lasts for hours change them. A handshake rarely takes longer
+// a week, the two busiest left out: neither forged SYNs nor a flood that lasts for hours change them. A handshake rarely takes longer
 // than half a second, by which the second follows (Little's law).
 const (
 	rateFactor     = 4
