@@ -20,13 +20,27 @@ type Engagement struct {
 	// FloodsStarted and FloodsEnded count floods; PeakRate is the most SYNs in a second of the one that lasts, or else of the latest.
 	FloodsStarted, FloodsEnded uint64
 	PeakRate                   int
+	// FloodStart is when that flood began, and FloodEnd when it ended; zero if there was none, or while it lasts.
+	FloodStart, FloodEnd time.Time
+	// MostHalfOpen and MostRate are how near the destination is to the limits that is nearest to them, see flood.Watch.Nearest; 0 if the
+	// service is not watched.
+	MostHalfOpen, MostRate int
 }
 
-func (s *service) engagement() (e Engagement) {
+// engagement is of a service of a proxy that was made at start.
+func (s *service) engagement(start time.Time) (e Engagement) {
 	if s.watched() {
 		e.Engaged, e.Whole = s.state.watch.Engaged()
 		e.HalfOpen, e.SYNRate = s.state.watch.Thresholds()
+		e.MostHalfOpen, e.MostRate = s.state.watch.Nearest()
 		e.Hold = s.Engage.Hold
+	}
+	began, ended := s.state.watch.Latest()
+	if began > 0 {
+		e.FloodStart = start.Add(began)
+	}
+	if ended > 0 {
+		e.FloodEnd = start.Add(ended)
 	}
 	e.FloodsStarted, e.FloodsEnded, e.PeakRate = s.state.watch.Counts()
 	return e

@@ -48,7 +48,7 @@ func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanatio
 		e.Service, e.Mode = svc.Name, svc.Mode
 	}
 	if e.Watched = svc.watched(); e.Watched {
-		e.Engagement = svc.engagement()
+		e.Engagement = svc.engagement(p.start)
 		e.DestinationEngaged = p.floods.Engaged(svc.state.watch, &flood.Destination{Addr: dst, Port: server.Port()})
 	}
 	refused := svc.protected() && p.refusal(svc, &src, at.since) != NumDropReasons

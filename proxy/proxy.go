@@ -131,7 +131,7 @@ func (p *Proxy) Snapshot() Snapshot {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, svc := range p.policy.Load().services {
-		service := ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.state.flows.Load()), Engagement: svc.engagement()}
+		service := ServiceSnapshot{Name: svc.Name, Mode: svc.Mode, Flows: int(svc.state.flows.Load()), Engagement: svc.engagement(p.start)}
 		for _, c := range svc.state.counters {
 			c.addTo(&service)
 		}

@@ -45,6 +45,10 @@ type Watch struct {
 	// started and ended count floods; peak is the most SYNs in a second of the one that lasts, or else of the latest.
 	started, ended atomic.Uint64
 	peak           atomic.Uint32
+	// began and over are when the one that lasts, or else the latest, began and ended: since the Detector's zero, 0 for not yet.
+	began, over atomic.Int64
+	// nearest is how near the destinations are to their limits.
+	nearest struct{ halfOpen, rate atomic.Uint32 }
 
 	// The rest is the Detector's, under its lock.
 
@@ -75,6 +79,8 @@ type scene struct {
 	topCause Cause
 	// halfOpen handshakes with the others, and the most with one of all.
 	halfOpen uint32
+	// mostHalfOpen and mostRate are of any one destination, engaged or not: what the limits are for.
+	mostHalfOpen, mostRate uint32
 	// finished handshakes of the second before, and the most of one destination.
 	finished, busiest uint32
 }
@@ -259,12 +265,14 @@ func (s *set) tick(now time.Duration) {
 
 // show adds a destination to the scene.
 func (p *place) show(sc *scene) {
-	sc.busiest = max(sc.busiest, p.finished)
+	rate := max(p.rate, p.syns)
+	sc.busiest, sc.mostRate = max(sc.busiest, p.finished), max(sc.mostRate, rate)
 	if !p.engaged {
 		sc.halfOpen += p.halfOpen.count()
+		sc.mostHalfOpen = max(sc.mostHalfOpen, p.halfOpen.count())
 		return
 	}
-	rate := max(p.rate, p.syns)
+	sc.mostHalfOpen = max(sc.mostHalfOpen, uint32(p.unproven))
 	sc.engaged++
 	sc.rate += rate
 	if sc.engaged == 1 || rate > sc.topRate {
@@ -295,6 +303,8 @@ func (w *Watch) tick(now time.Duration, unix int64) {
 	w.forget = was && !a.engaged
 	w.engaged.Store(a.engaged)
 	w.destinations.Store(int32(w.now.engaged))
+	w.nearest.halfOpen.Store(w.now.mostHalfOpen)
+	w.nearest.rate.Store(w.now.mostRate)
 	w.now.finished += a.finished
 	if changed := w.busiest.Observe(unix, w.now.busiest); w.total.Observe(unix, w.now.finished) || changed {
 		w.setLimits()

@@ -84,6 +84,48 @@ func (r *rig) count(to Destination) uint32 {
 
 var fixed = Limits{HalfOpen: 500, SYNRate: 2000, Hold: 10 * time.Second}
 
+func (r *rig) wantNearest(s Service, halfOpen, rate int) {
+	r.Helper()
+	if h, n := s.Nearest(); h != halfOpen || n != rate {
+		r.Errorf("at %v: %d half-open and %d SYNs in a second, want %d and %d", r.now, h, n, halfOpen, rate)
+	}
+}
+
+// How near to its limits a service is, is how near its destination is that is nearest, and floods are said when they begin and end.
+func TestNearest(t *testing.T) {
+	s := service("web", fixed)
+	r := newRig(t, s)
+	r.wantNearest(s, 0, 0)
+	if began, ended := s.Latest(); began != 0 || ended != 0 {
+		t.Errorf("a flood from %v to %v before any", began, ended)
+	}
+	r.pass(5*time.Second, func() {
+		r.flood(s, destination(1), 8)()
+		r.flood(s, destination(2), 40)()
+		r.connect(s, destination(3), 400)()
+	})
+	r.wantNearest(s, 200, 400)
+	r.pass(20*time.Second, r.flood(s, destination(2), 40))
+	if h, _ := s.Nearest(); h < 400 || h > 500 { // it is engaged, and nobody stands by its SYNs
+		t.Errorf("%d half-open of an engaged destination", h)
+	}
+	began, ended := s.Latest()
+	if began < 12*time.Second || began > 13*time.Second || ended != 0 {
+		t.Errorf("a flood from %v to %v, want from 12.5 s on", began, ended)
+	}
+	r.pass(2*time.Minute, nil)
+	r.wantNearest(s, 0, 0)
+	if f := r.Floods()[0]; !f.Over {
+		t.Errorf("the flood lasts: %+v", f)
+	} else if began, ended := s.Latest(); began != f.Start || ended != f.End {
+		t.Errorf("from %v to %v, want %v to %v", began, ended, f.Start, f.End)
+	}
+	r.pass(time.Second, r.flood(s, destination(2), 9000))
+	if again, ended := s.Latest(); again <= began || ended != 0 {
+		t.Errorf("the second flood is from %v to %v", again, ended)
+	}
+}
+
 // The SYN that reaches the limit of a second is answered itself, other destinations are not concerned, and hold after the flood it is over.
 func TestRate(t *testing.T) {
 	s := service("web", fixed)

@@ -45,6 +45,8 @@ func (fs *floods) note(w *Watch, now time.Duration) {
 		w.flood = fs.latest
 		w.started.Add(1)
 		w.peak.Store(0)
+		w.over.Store(0)
+		w.began.Store(int64(max(now, 1)))
 		cause := sc.topCause
 		if sc.engaged == 0 {
 			cause = w.whole.cause
@@ -70,6 +72,7 @@ func (fs *floods) note(w *Watch, now time.Duration) {
 	}
 	if !on {
 		w.ended.Add(1)
+		w.over.Store(int64(now))
 		w.flood = 0
 	}
 }
@@ -98,6 +101,18 @@ func (w *Watch) Engaged() (destinations int, whole bool) {
 // latest.
 func (w *Watch) Counts() (started, ended uint64, peakRate int) {
 	return w.started.Load(), w.ended.Load(), int(w.peak.Load())
+}
+
+// Latest is when the flood that lasts, or else the latest, began and ended, since the Detector's zero: 0 for not yet.
+func (w *Watch) Latest() (began, ended time.Duration) {
+	return time.Duration(w.began.Load()), time.Duration(w.over.Load())
+}
+
+// Nearest is how near the service's destinations are to Thresholds: the most half-open handshakes that any of them has, and the most SYNs
+// that any of them got in a second, as of the latest Tick. Of a destination that is engaged, whose handshakes are half-open nowhere, the first is how many SYNs
+// nobody has stood by lately, and no more than the limit. SYNs to destinations that get too few to be known count for nothing.
+func (w *Watch) Nearest() (halfOpen, synRate int) {
+	return int(w.nearest.halfOpen.Load()), int(w.nearest.rate.Load())
 }
 
 // Thresholds are the limits that a destination is judged by now: the configured ones, or those learned in their place.

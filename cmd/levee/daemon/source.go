@@ -39,10 +39,9 @@ func (d *daemon) Status() control.Status {
 		if d.cfg.Routing.Bypass {
 			s.TUN.OnFailure = "bypass"
 		}
-		// An error here must not keep the rest from being seen.
-		exempt, tracking, err := routes.Exempt()
+		exempt, tracking, known := d.Exemption()
 		switch {
-		case err != nil:
+		case !known:
 		case exempt:
 			s.TUN.Notrack = "exempt"
 		case tracking:
@@ -104,6 +103,15 @@ func (d *daemon) Services() []string {
 // Ready says that everything is up. Nothing new is protected while levee drains.
 func (d *daemon) Ready() bool {
 	return d.ready.Load() && !d.drains.active() && d.mending.protected()
+}
+
+// Exemption implements metrics.Source. An error must not keep the rest from being seen.
+func (d *daemon) Exemption() (exempt, tracking, known bool) {
+	if !d.cfg.Routing.Manage {
+		return false, false, false
+	}
+	exempt, tracking, err := routes.Exempt()
+	return exempt, tracking, err == nil
 }
 
 // Kernel implements metrics.Source.

@@ -3,6 +3,7 @@ package metrics
 import (
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -31,6 +32,9 @@ type Source interface {
 	NotReady() []string
 	// DrainProgress is how far the latest drain is.
 	DrainProgress() control.Drain
+	// Exemption says whether protected traffic is exempt from connection tracking, and whether there is tracking at all; known is false
+	// if that is not levee's business or can't be seen now.
+	Exemption() (exempt, tracking, known bool)
 	// Kernel says what others have changed that levee had set up.
 	Kernel() control.Kernel
 }
@@ -52,15 +56,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}
+	timestamp := func(d *prometheus.Desc, at time.Time, labels ...string) {
+		value := 0.0
+		if !at.IsZero() {
+			value = float64(at.UnixMilli()) / 1e3
+		}
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
 	s := c.source.Snapshot()
 
 	gauge(buildInfo, 1, c.version, runtime.Version())
 	configuration := c.source.Configuration()
-	successful := 0
-	if configuration.LastReloadSuccessful {
-		successful = 1
-	}
-	gauge(reloadSuccessful, successful)
+	gauge(reloadSuccessful, oneIf(configuration.LastReloadSuccessful))
 	gauge(reloadTime, int(configuration.LoadedAt.Unix()))
 	drain := c.source.DrainProgress()
 	if drain.State == "" || drain.State == control.DrainCancelled {
@@ -68,6 +75,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	} else {
 		gauge(draining, 1)
 		gauge(drainConnections, drain.Connections)
+	}
+	gauge(ready, oneIf(len(c.source.NotReady()) == 0))
+	if exempt, tracking, known := c.source.Exemption(); known {
+		gauge(conntrackTracking, oneIf(tracking))
+		gauge(conntrackExempt, oneIf(exempt))
 	}
 	kernel := c.source.Kernel()
 	gauge(problems, len(kernel.Problems))
@@ -94,19 +106,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(adopted, v.Adopted, v.Name)
 		gauge(serviceFlows, v.Flows, v.Name)
 		if v.Mode == proxy.ModeAuto || v.Mode == proxy.ModeMonitor {
-			is := 0
-			if v.Engaged > 0 || v.Whole {
-				is = 1
-			}
-			gauge(engaged, is, v.Name)
+			gauge(engaged, oneIf(v.Engaged > 0 || v.Whole), v.Name)
 			gauge(engagedHow, v.Engaged, v.Name)
 			gauge(halfOpenLimit, v.HalfOpen, v.Name)
 			gauge(synRateLimit, v.SYNRate, v.Name)
+			gauge(mostHalfOpen, v.MostHalfOpen, v.Name)
+			gauge(mostRate, v.MostRate, v.Name)
 		}
 		counter(synPassed, v.SynPassed, v.Name)
 		counter(floodsStarted, v.FloodsStarted, v.Name)
 		counter(floodsEnded, v.FloodsEnded, v.Name)
 		gauge(floodPeak, v.PeakRate, v.Name)
+		timestamp(floodStart, v.FloodStart, v.Name)
+		timestamp(floodEnd, v.FloodEnd, v.Name)
 		counter(wouldAnswer, v.WouldAnswer, v.Name)
 		counter(wouldDrop, v.WouldDrop, v.Name)
 	}
@@ -139,6 +151,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(probes, n, prober.Outcome(outcome).String())
 	}
 	c.collectTUN(counter)
+}
+
+func oneIf(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func (c *collector) collectTUN(counter func(*prometheus.Desc, uint64, ...string)) {

@@ -51,6 +51,8 @@ func (f *fake) DrainProgress() control.Drain {
 	return control.Drain{State: control.DrainCancelled, Connections: 17}
 }
 
+func (f *fake) Exemption() (exempt, tracking, known bool) { return f.ready, true, !f.gone }
+
 func (f *fake) ServerCounts() [servers.NumStates]int { return [servers.NumStates]int{1, 2, 3, 4} }
 
 func (f *fake) Probes() [prober.NumOutcomes]uint64 { return [prober.NumOutcomes]uint64{5, 6, 7, 8, 9} }
@@ -64,7 +66,9 @@ func (f *fake) Snapshot() proxy.Snapshot {
 			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, Flows: int(n) + 9})
 	}
 	s.Services[0].Mode, s.Services[0].SynPassed = proxy.ModeAuto, 31
-	s.Services[0].Engagement = proxy.Engagement{Engaged: 2, HalfOpen: 128, SYNRate: 1000, FloodsStarted: 33, FloodsEnded: 32, PeakRate: 50_000}
+	s.Services[0].Engagement = proxy.Engagement{Engaged: 2, HalfOpen: 128, SYNRate: 1000, FloodsStarted: 33, FloodsEnded: 32, PeakRate: 50_000,
+		FloodStart: time.Unix(1_700_000_100, 250_000_000), MostHalfOpen: 127, MostRate: 999}
+	s.Services[1].FloodStart, s.Services[1].FloodEnd = time.Unix(1_700_000_010, 0), time.Unix(1_700_000_020, 0)
 	s.Services[1].Mode, s.Services[1].WouldAnswer, s.Services[1].WouldDrop = proxy.ModeMonitor, 34, 35
 	s.Flows[proxy.StateFree] = 900 // no flow at all, and not a series
 	s.Flows[proxy.StateOpen] = 12
@@ -141,6 +145,31 @@ levee_floods_ended_total{service="web"} 32
 # TYPE levee_flood_peak_syn_rate gauge
 levee_flood_peak_syn_rate{service="ssh"} 0
 levee_flood_peak_syn_rate{service="web"} 50000
+# HELP levee_flood_start_timestamp_seconds When the flood that lasts, or else the latest, began; 0 if there was none.
+# TYPE levee_flood_start_timestamp_seconds gauge
+levee_flood_start_timestamp_seconds{service="ssh"} 1.70000001e+09
+levee_flood_start_timestamp_seconds{service="web"} 1.70000010025e+09
+# HELP levee_flood_end_timestamp_seconds When the latest flood ended; 0 while one lasts, or if there was none.
+# TYPE levee_flood_end_timestamp_seconds gauge
+levee_flood_end_timestamp_seconds{service="ssh"} 1.70000002e+09
+levee_flood_end_timestamp_seconds{service="web"} 0
+# HELP levee_half_open_max Unfinished handshakes of the destination that has the most; of one that is engaged, the SYNs that nobody has stood by lately, up to the threshold.
+# TYPE levee_half_open_max gauge
+levee_half_open_max{service="ssh"} 0
+levee_half_open_max{service="web"} 127
+# HELP levee_syn_rate_max SYNs in the last second of the destination that got the most.
+# TYPE levee_syn_rate_max gauge
+levee_syn_rate_max{service="ssh"} 0
+levee_syn_rate_max{service="web"} 999
+# HELP levee_ready A 1 while traffic is protected, else a 0, as /readyz says.
+# TYPE levee_ready gauge
+levee_ready 0
+# HELP levee_conntrack_tracking A 1 if the kernel tracks connections, so that protected traffic needs to be exempt, else a 0; only with routing.manage.
+# TYPE levee_conntrack_tracking gauge
+levee_conntrack_tracking 1
+# HELP levee_conntrack_exempt A 1 while levee's nftables table exempts protected traffic from connection tracking, else a 0; only with routing.manage.
+# TYPE levee_conntrack_exempt gauge
+levee_conntrack_exempt 0
 # HELP levee_would_answer_total SYNs that mode auto would have answered with a cookie, of mode monitor.
 # TYPE levee_would_answer_total counter
 levee_would_answer_total{service="ssh"} 34

@@ -16,8 +16,12 @@ var (
 
 	draining         = desc("draining", "A 1 while levee drains, or is about to stop because it has.")
 	drainConnections = desc("drain_connections", "Connections that have to end before levee stops; only while it drains.")
+	ready            = desc("ready", "A 1 while traffic is protected, else a 0, as /readyz says.")
 	problems         = desc("problems", "What is wrong in the kernel and levee can't put right, see levee status.")
 	repairs          = desc("repairs_total", "How often what others had changed in the kernel was put right, or rules followed a change of interfaces.", "what")
+
+	conntrackTracking = desc("conntrack_tracking", "A 1 if the kernel tracks connections, so that protected traffic needs to be exempt, else a 0; only with routing.manage.")
+	conntrackExempt   = desc("conntrack_exempt", "A 1 while levee's nftables table exempts protected traffic from connection tracking, else a 0; only with routing.manage.")
 
 	synReceived   = desc("syn_received_total", "SYNs that were answered with a cookie.", "service")
 	cookieValid   = desc("cookie_valid_total", "ACKs that carried a valid cookie.", "service")
@@ -46,6 +50,10 @@ var (
 	floodsStarted = desc("floods_started_total", "Floods that have begun.", "service")
 	floodsEnded   = desc("floods_ended_total", "Floods that have ended.", "service")
 	floodPeak     = desc("flood_peak_syn_rate", "The most SYNs in a second of the flood that lasts, or else of the latest.", "service")
+	floodStart    = desc("flood_start_timestamp_seconds", "When the flood that lasts, or else the latest, began; 0 if there was none.", "service")
+	floodEnd      = desc("flood_end_timestamp_seconds", "When the latest flood ended; 0 while one lasts, or if there was none.", "service")
+	mostHalfOpen  = desc("half_open_max", "Unfinished handshakes of the destination that has the most; of one that is engaged, the SYNs that nobody has stood by lately, up to the threshold.", "service")
+	mostRate      = desc("syn_rate_max", "SYNs in the last second of the destination that got the most.", "service")
 	wouldAnswer   = desc("would_answer_total", "SYNs that mode auto would have answered with a cookie, of mode monitor.", "service")
 	wouldDrop     = desc("would_drop_total", "Packets that mode auto would have dropped, segments of no flow only unless they carried a cookie, of mode monitor.", "service")
 
