@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "apply, capture, check, cleanup, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
+	const verbs = "apply, capture, check, cleanup, debug, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string
@@ -71,6 +71,10 @@ func TestCommandLine(t *testing.T) {
 		{"observe without daemon", []string{"observe", "-c", idle}, 1, "", "no daemon on " + state + "/control.sock: is levee running?"},
 		{"capture to nowhere", []string{"capture"}, 2, "", "name the file to write: levee capture -w FILE, or -w - for the standard output"},
 		{"capture without end", []string{"capture", "-w", "-", "--for", "0s"}, 2, "", "--count and --for: use positive values, a capture is bounded"},
+
+		{"debug nothing", []string{"debug"}, 2, "", "say what: levee debug bundle"},
+		{"debug something", []string{"debug", "heap"}, 2, "", `unknown verb "heap" of debug: use one of bundle`},
+		{"bundle to a folder that isn't there", []string{"debug", "bundle", "-w", filepath.Join(gone, "b.tar.gz")}, 1, "", "open " + filepath.Join(gone, "b.tar.gz") + ": no such file or directory"},
 
 		{"check good", []string{"check", "--config-only", "-c", good}, 0, good + ": ok\n", ""},
 		{"check example", []string{"check", "--config-only", "--config", exampleFile}, 0, exampleFile + ": ok\n", ""},

@@ -8,7 +8,8 @@
 //	explain  one connection        observe  what becomes of packets
 //	capture  the same as pcapng    servers  what is known of them
 //	reload   read the file again   upgrade  go on with another program
-//	drain    end without breaking  version
+//	drain    end without breaking  debug    all of it in one file
+//	version
 //
 // Reading verbs take -o json. The exit code is 0 for success, 1 for failure, or a difference where one was asked
 // for, and 2 for misuse; an error is one line on stderr that begins with "levee: ".

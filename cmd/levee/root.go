@@ -39,7 +39,7 @@ func newRoot() *cobra.Command {
 	})
 	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "configuration `file`")
 	for _, verb := range []*cobra.Command{
-		newRun(file), newCheck(file), newPlan(file), newApply(file), newCleanup(file), newStatus(file), newFlows(file), newServers(file), newReload(file), newUpgrade(file), newDrain(file), newExplain(file), newObserve(file), newCapture(file), newTop(file), newVersion(), newMan(),
+		newRun(file), newCheck(file), newPlan(file), newApply(file), newCleanup(file), newStatus(file), newFlows(file), newServers(file), newReload(file), newUpgrade(file), newDrain(file), newExplain(file), newObserve(file), newCapture(file), newTop(file), newDebug(file), newVersion(), newMan(),
 	} {
 		if verb.Args == nil {
 			verb.Args = noArguments

@@ -19,7 +19,15 @@ const delimiter = "::"
 // Problems. The Config has then what is good: what is wrong is at its default, and of the services
 // there are all or none.
 func Load(path string) (Config, error) {
-	var problems Problems
+	_, cfg, problems := merge(path)
+	if len(problems) > 0 {
+		return cfg, problems
+	}
+	return cfg, nil
+}
+
+// merge returns the texts besides: the defaults of those that the file and the environment don't have.
+func merge(path string) (r raw, cfg Config, problems Problems) {
 	tree, p := readTree(path)
 	if p != nil {
 		problems = append(problems, *p)
@@ -35,18 +43,15 @@ func Load(path string) (Config, error) {
 		// A shape that checkShape let through: say so in mapstructure's words.
 		problems = append(problems, Problem{Source: path, Text: strings.Join(strings.Fields(err.Error()), " ")})
 		if r, err = decode(nil); err != nil {
-			return Config{}, append(problems, Problem{Source: path, Text: err.Error()})
+			return r, Config{}, append(problems, Problem{Source: path, Text: err.Error()})
 		}
 	}
-	cfg := c.config(r)
+	cfg = c.config(r)
 	// If the services were lost above, their absence is no news.
 	if len(r.Services) == 0 && p == nil && !problems.concern("services") {
 		c.report("services", "there are none, so nothing would be protected: add one with a name and prefixes")
 	}
-	if len(problems) > 0 {
-		return cfg, problems
-	}
-	return cfg, nil
+	return r, cfg, problems
 }
 
 // decode lays the environment over the file over the defaults.

@@ -88,6 +88,7 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux.HandleFunc("DELETE /v1/drain", func(w http.ResponseWriter, _ *http.Request) { serveCancelDrain(w, source) })
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) { serveExplain(w, r, source) })
 	mux.HandleFunc("GET /v1/observe", func(w http.ResponseWriter, r *http.Request) { serveObserve(w, r, source) })
+	mux.HandleFunc("GET /v1/goroutines", func(w http.ResponseWriter, _ *http.Request) { serveGoroutines(w) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("there is no %s %s in version 1 of this interface: use the levee that the daemon runs", r.Method, r.URL.Path))
 	})
