@@ -78,6 +78,9 @@ func writeStatus(w io.Writer, s control.Status) error {
 			number(lost[tunnel.FirstSYNs.String()]), number(lost[tunnel.RepeatedSYNs.String()]), number(lost[tunnel.Flows.String()]))
 	}
 	fmt.Fprintf(&b, "       steering %s\n", clip(steering, columns-len("       steering ")))
+	if len(s.TUN.Rings) == 0 { // nobody counts by queue; the kernel still counts them all
+		fmt.Fprintf(&b, "       lost to full queues: %d packets\n", s.TUN.TxDrops)
+	}
 	fmt.Fprintf(&b, "flows  %d open, %d opening, %d closing, %d remembered\n       of %d at most",
 		s.Flows.Open, s.Flows.Opening, s.Flows.Closing, s.Flows.Remembered, s.Flows.Capacity)
 	if s.Flows.Evicted > 0 {

@@ -69,6 +69,7 @@ passed none
 levee v1.2.3, ready, up 1m0s
 tun    tun0, 4 queues, offload csum
        steering ebpf
+       lost to full queues: 0 packets
 flows  0 open, 0 opening, 0 closing, 0 remembered
        of 0 at most
 
@@ -116,6 +117,7 @@ config of 2026-01-02 03:04:05; the latest reload failed:
        /etc/levee/levee.yaml: services[0].ports: "http": use numbers, 1 to 6553~
 tun    a23456789012345, 1 queue, offload none
        steering none: load a BPF program: operation not permitted, which is a l~
+       lost to full queues: 18446744073709551615 packets
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
        of 67108864 at most; 4611686018427387904 forgotten before their time
 early  1048576 of 1048576 KiB in use
