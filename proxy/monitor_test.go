@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"levee/proxy/flood"
 	"levee/stack"
 )
 
@@ -168,6 +170,30 @@ func TestOutboundEarly(t *testing.T) {
 			if sent := r.framesFor(bytes.Clone(frame)); len(sent) != 1 || !bytes.Equal(sent[0], frame) {
 				t.Errorf("%v: %v does not pass: %v", mode, s.Flags, r.proxy.Snapshot().Drops)
 			}
+		}
+	}
+}
+
+// TestMonitorOfTranslated: a connection that was translated before its service was only monitored still is, and what can't be is dropped still.
+func TestMonitorOfTranslated(t *testing.T) {
+	r := newSourceRig(t, nil)
+	h := r.host("203.0.113.1")
+	if !h.connect() {
+		t.Fatal("no connection")
+	}
+	h.hears(stack.Segment{Seq: 5000, Ack: 1001, Flags: flagSYN | flagACK, Window: 1000, WScale: WScaleNone})
+	r.change(func(s *Service) {
+		s.Mode, s.Engage = ModeMonitor, flood.Limits{HalfOpen: 10, SYNRate: 10, Hold: time.Hour}
+	})
+	if sent := h.hears(stack.Segment{Seq: 5001, Ack: 1001, Flags: flagACK, Window: 1000}); len(sent) != 1 || sent[0].Seq == 5001 {
+		t.Errorf("it is not translated: %+v", sent)
+	}
+	for reason, frame := range map[DropReason][]byte{
+		DropBadFlags: h.frame(client, stack.Segment{Seq: 1001, Window: 500}),
+		DropICMP:     refused(h)[DropICMP][0],
+	} {
+		if sent := r.framesFor(frame); len(sent) != 0 || r.drops(reason) != 1 {
+			t.Errorf("%v passes", reason)
 		}
 	}
 }

@@ -193,18 +193,29 @@ func (h *host) shakeFrom(n uint16) bool {
 	return h.shake()
 }
 
-// TestPerSourceNoFlood: SYNs that are dropped for their source's sake are no part of a flood, so that a source without room doesn't engage a
-// destination.
-func TestPerSourceNoFlood(t *testing.T) {
+// TestDroppedIsNoFlood: SYNs that are dropped for their source's sake are no part of a flood, so that a source without room, or one that is denied,
+// engages no destination.
+func TestDroppedIsNoFlood(t *testing.T) {
 	for _, mode := range []Mode{ModeAuto, ModeMonitor} {
-		r := newWatchedRig(t, mode, func(s *Service) { s.PerSource.Flows, s.Engage.HalfOpen = 1, 10 })
-		h := r.host("203.0.113.1")
-		h.shake()
-		for range 100 {
-			h.direct()
-		}
-		if e := r.proxy.Snapshot().Services[0].Engagement; e.Engaged != 0 {
-			t.Errorf("%v: %+v", mode, e)
+		for name, edit := range map[string]func(*Service){
+			"crowded": func(s *Service) { s.PerSource.Flows = 1 },
+			"denied":  func(s *Service) { s.Deny = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} },
+			"neither": func(*Service) {},
+		} {
+			r := newWatchedRig(t, mode, func(s *Service) {
+				s.Engage.HalfOpen = 10
+				edit(s)
+			})
+			h := r.host("203.0.113.1")
+			h.shake()
+			for range 100 {
+				h.direct()
+			}
+			r.now = r.now.Add(time.Second)
+			r.sentFor(nil) // a tick
+			if e := r.proxy.Snapshot().Services[0].Engagement; e.Engaged > 0 != (name == "neither") {
+				t.Errorf("%v, %s: %+v", mode, name, e)
+			}
 		}
 	}
 }
