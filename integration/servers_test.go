@@ -298,7 +298,7 @@ func TestPortScan(t *testing.T) {
 		}
 		lv := labtest.StartLevee(t, l, path, config(nil)+"learn: {closed_for: 1m}\n")
 		scanPorts(t, client, to, ports) // these seem open, and are then reset
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		for deadline := time.Now().Add(30 * time.Second); ; {
 			states := map[string]int{}
 			for _, k := range knownServers(t, lv) {
 				states[k.State]++

@@ -101,7 +101,13 @@ func TestStormTeachesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		lv := labtest.StartLevee(t, l, path, config(nil)+"learn: {closed_for: 10m}\n")
-		scanPorts(t, client, closed.Addr(), 100)
+		const ports = 100
+		scanPorts(t, client, closed.Addr(), ports)
+		for deadline := time.Now().Add(30 * time.Second); len(knownServers(t, lv)) < ports; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("levee knows %+v", knownServers(t, lv))
+			}
+		}
 		for _, addr := range []netip.AddrPort{open, waiting} {
 			_ = listeners[addr].SetDeadline(time.Now().Add(10 * time.Second))
 			if c, err := listeners[addr].Accept(); err != nil { // the scan's
@@ -125,7 +131,7 @@ func TestStormTeachesNothing(t *testing.T) {
 		}
 		defer opening.Close()
 		before, packets := knownServers(t, lv), receivedFrames(t, lv)
-		if before[closed].State != "closed" || len(before) < 90 {
+		if before[closed].State != "closed" || len(before) != ports {
 			t.Fatalf("levee knows %+v", before)
 		}
 		tuple := func(c net.Conn) [2]netip.AddrPort {

@@ -168,7 +168,7 @@ type Config struct {
 	// Servers is what is known of the servers; nil means a small table of the Proxy's own.
 	Servers *servers.Table
 	// Probe asks for a probe of a server, whose result goes to Servers; it must not block. It is called only if Servers asks for it.
-	Probe func(servers.Key)
+	Probe func(servers.Key, servers.Question)
 }
 
 // largestEarly is the most bytes that a service may hold of a client.

@@ -121,7 +121,7 @@ func TestClientsAreToldTheServersOwn(t *testing.T) {
 				cfg, table := learning(v, true)
 				cfg.Proxy.MTU = 9000
 				var asked []servers.Key
-				cfg.Proxy.Probe = func(k servers.Key) { asked = append(asked, k) }
+				cfg.Proxy.Probe = func(k servers.Key, _ servers.Question) { asked = append(asked, k) }
 				s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
 				c, r := newRawClient(s), s.Peer(v.serverAddr().Addr(), true)
 

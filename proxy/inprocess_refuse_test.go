@@ -94,6 +94,36 @@ func TestScan(t *testing.T) {
 	}
 }
 
+// A client that a server's firewall refuses closes its port for nobody else, however often it tries, until a probe is refused too.
+func TestOneClientRefused(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		v := variant{v6: v6}
+		cfg, table := learning(v, true)
+		var asked []servers.Key
+		cfg.Proxy.Probe = func(k servers.Key, why servers.Question) {
+			if why == servers.WhetherClosed {
+				asked = append(asked, k)
+			}
+		}
+		s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
+		c, r := newRawClient(s), s.Peer(v.serverAddr().Addr(), true)
+		nobody := func(uint16) bool { return false }
+		for range 5 {
+			if got := scan(s, c, nobody, r, 1); got != "1 open\n" {
+				t.Fatalf("after another was refused a client sees %q", got)
+			}
+		}
+		want := servers.Key{Addr: stack.AddrFrom(v.serverAddr().Addr()), Port: 1}
+		if len(asked) != 1 || asked[0] != want {
+			t.Errorf("asked for are probes of %v", asked)
+		}
+		table.ProbeFailed(&want, s.Clock.Now().Unix(), servers.Closed)
+		if got := scan(s, c, nobody, r, 1); got != "1 closed\n" {
+			t.Errorf("after a probe was refused a client sees %q", got)
+		}
+	}
+}
+
 // What the service says about closed ports.
 func TestClosedPorts(t *testing.T) {
 	for _, test := range []struct {

@@ -170,7 +170,7 @@ func (w *Worker) learn(f *flow) (lacks servers.Features) {
 	}
 	k := f.serverKey()
 	if w.proxy.servers.Answered(&k, w.now.unix, &a, servers.Traffic) {
-		w.proxy.cfg.Probe(k)
+		w.proxy.cfg.Probe(k, servers.WhatItDoes)
 	}
 	// The client can be kept from using neither; SACK and window scales can be reconciled.
 	if lacks = (a.Asked &^ a.Does) & (servers.Timestamps | servers.ECN); lacks != 0 {
@@ -183,6 +183,6 @@ func (w *Worker) learn(f *flow) (lacks servers.Features) {
 func (w *Worker) unanswered(f *flow, how servers.State) {
 	k := f.serverKey()
 	if w.proxy.servers.Refused(&k, w.now.unix, how) {
-		w.proxy.cfg.Probe(k)
+		w.proxy.cfg.Probe(k, servers.WhetherClosed)
 	}
 }

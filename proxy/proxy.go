@@ -81,7 +81,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 		cfg.Servers = servers.New(servers.Config{Capacity: ownServers, WScale: DefaultWScale, ClosedFor: servers.DefaultClosedFor})
 	}
 	if cfg.Probe == nil {
-		cfg.Probe = func(servers.Key) {}
+		cfg.Probe = func(servers.Key, servers.Question) {}
 	}
 	early, err := newEarlyPool(cfg.EarlyPool, cfg.Memory)
 	if err != nil {

@@ -153,7 +153,7 @@ func (w *Worker) learnPassed() {
 	k := servers.Key{Addr: p.Src, Port: p.SrcPort}
 	a := servers.Answer{Asked: does, Does: does, MSS: p.Options.MSS, WScale: p.Options.WScale, Window: p.Window}
 	if w.proxy.servers.Answered(&k, w.now.unix, &a, servers.Traffic) {
-		w.proxy.cfg.Probe(k)
+		w.proxy.cfg.Probe(k, servers.WhatItDoes)
 	}
 }
 

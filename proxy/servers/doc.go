@@ -13,8 +13,9 @@
 // a probe. Nothing is learned from a client's SYN, whose source anybody can forge. Still, what
 // a server answers to one client need not be what it answers to another: its firewall may have banned that one. Therefore
 //
-//   - a port that never answered is refused at a client's word;
-//   - one that did is refused only when a probe is too, at a place where probes were answered before. Without probes, or where
-//     none was ever answered, it has to have been quiet for a while;
+//   - a port is refused only when a probe is too;
+//   - one that has answered clients, moreover, only if it has answered probes before. Where it never did, it has to have been quiet
+//     for a while, and then a client's word has to do;
+//   - without probes a client's word does for a port that never answered;
 //   - any SYN-ACK ends a refusal.
 package servers

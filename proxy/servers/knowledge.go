@@ -71,6 +71,20 @@ func (s Source) String() string {
 	return fmt.Sprintf("source(%d)", uint8(s))
 }
 
+// Question is what a probe is to find out.
+type Question uint8
+
+// The questions.
+const (
+	// WhatItDoes: what a server that answers does. These learn from clients that were served.
+	WhatItDoes Question = iota
+	// WhetherClosed: whether a port that refused a client refuses others too. A client that scans asks it for every port there is.
+	WhetherClosed
+
+	// NumQuestions is the number of questions.
+	NumQuestions
+)
+
 // Features is a set of what a SYN-ACK can show.
 type Features uint8
 

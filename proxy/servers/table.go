@@ -38,6 +38,8 @@ const (
 	retry = 5
 	// denied is for how long nothing is promised that a server in traffic refused, whatever probes say.
 	denied = 3600
+	// doubt is how long a client's refusal stands that nobody was answered after: for so long a probe's may confirm it.
+	doubt = 60
 	// quiet is how long a server must not have answered before a client's word closes it where there are no probes, or it never answers one.
 	quiet = 60
 )
@@ -64,7 +66,8 @@ type set struct {
 // record is one server. Times are Unix seconds, 0 for never.
 type record struct {
 	key         Key
-	state       State // Alive, Closed or Silent
+	state       State // Alive, Closed or Silent; Unknown if a client was refused and no probe has said yet if others are
+	suspicion   State // how the client was refused at suspected
 	source      Source
 	knows, does Features
 	deny        Features
@@ -74,7 +77,7 @@ type record struct {
 	// deny is what is not promised until a time, though the server seems to do it.
 	until uint32
 	// answered is the last SYN-ACK, refused the last refusal; probed is the last SYN-ACK to a probe, failed the last probe since without
-	// one, asked when one was asked for last, suspected when a client of a server that has answered was refused.
+	// one, asked when one was asked for last, suspected when a client was refused whom nobody was answered after.
 	answered, refused, probed, failed, asked, suspected uint32
 	// changed is when told became what it is, after was; 0 if it is what is promised for unknown servers.
 	changed uint32
@@ -200,26 +203,28 @@ func (t *Table) ask(r *record, at uint32) bool {
 }
 
 // Refused notes that a client's SYN was refused (Closed) or not answered (Silent), and says whether a probe should find out if that
-// holds for others.
+// holds for others, which ProbeFailed or Answered then tells.
 func (t *Table) Refused(k *Key, now int64, how State) (probe bool) {
 	s, tag := t.locate(k)
 	at := stamp(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.find(k, tag)
-	switch {
-	case r == nil:
+	if r == nil {
 		if r = s.make(k, tag, at, false); r == nil {
 			return false
 		}
-	case !r.fresh(at) || t.refuses(r, at):
-	case t.cfg.Probes && (r.probed != 0 || r.failed == 0 || since(r.answered, at) < quiet):
-		r.suspected = at
-		return t.ask(r, at)
-	case since(r.answered, at) < quiet:
-		return false
 	}
-	r.refuse(at, how, Traffic)
+	fresh := r.fresh(at)
+	// A server that answers clients and no probe is closed by clients alone.
+	unprobed := !t.cfg.Probes || fresh && r.probed == 0 && r.failed != 0
+	switch busy := fresh && since(r.answered, at) < quiet && !t.refuses(r, at); {
+	case !unprobed || t.cfg.Probes && busy:
+		r.suspected, r.suspicion = at, how
+		return t.ask(r, at)
+	case !busy:
+		r.refuse(at, how, Traffic)
+	}
 	return false
 }
 
@@ -227,8 +232,9 @@ func (r *record) refuse(at uint32, how State, from Source) {
 	r.state, r.refused, r.source = how, at, from
 }
 
-// ProbeFailed notes what a probe met instead of a SYN-ACK. By itself it means little, because the server may answer others: it counts
-// where probes were answered before and a client was refused just now.
+// ProbeFailed notes what a probe met instead of a SYN-ACK; Unknown says that it could not be sent. By itself it means little, because the
+// server may answer others: it counts where a client was refused too and nobody has been answered since. A server that answers clients has
+// to have answered probes before. Where nothing ever answered and no probe can be sent, the client's word has to do.
 func (t *Table) ProbeFailed(k *Key, now int64, how State) {
 	s, tag := t.locate(k)
 	at := stamp(now)
@@ -239,8 +245,15 @@ func (t *Table) ProbeFailed(k *Key, now int64, how State) {
 		return
 	}
 	r.failed = at
-	if suspected := since(r.suspected, at); r.probed != 0 && r.fresh(at) && 0 <= suspected && suspected < retry {
+	suspected := since(r.suspected, at)
+	switch fresh := r.fresh(at); {
+	case suspected < 0 || suspected >= doubt:
+	case fresh && (r.probed == 0 || how == Unknown):
+	case how == Unknown:
+		r.refuse(at, r.suspicion, Traffic)
+	default:
 		r.refuse(at, how, Probe)
+		r.failed = 0 // clients fare no better: once it answers them, it may answer probes
 	}
 	r.suspected = 0
 }
@@ -291,7 +304,7 @@ func (r *record) missedLess(o *record, now uint32) bool {
 	if a, b := r.fresh(now), o.fresh(now); a != b {
 		return b
 	}
-	return r.last() < o.last()
+	return max(r.last(), r.suspected) < max(o.last(), o.suspected)
 }
 
 // last is when something was learned last.
@@ -303,7 +316,7 @@ func stamp(unix int64) uint32 { return uint32(min(max(unix, 1), 1<<32-1)) }
 // since is how many seconds ago a time was, below 0 if it is yet to come.
 func since(then, now uint32) int64 { return int64(now) - int64(then) }
 
-// All calls yield for every server in the table until it returns false. It holds no lock meanwhile.
+// All calls yield for every server of which something is known until it returns false. It holds no lock meanwhile.
 func (t *Table) All(now int64, yield func(Info) bool) {
 	at := stamp(now)
 	for i := range t.sets {
@@ -312,9 +325,13 @@ func (t *Table) All(now int64, yield func(Info) bool) {
 		s := &t.sets[i]
 		s.mu.Lock()
 		for j, tag := range s.tags {
-			if r := &s.records[j]; tag != 0 {
+			if tag == 0 {
+				continue
+			}
+			r := &s.records[j]
+			if known := t.known(r, at); known.State != Unknown {
 				found[n] = Info{
-					Server: r.key.AddrPort(), Known: t.known(r, at), WScale: r.wscale, Source: r.source,
+					Server: r.key.AddrPort(), Known: known, WScale: r.wscale, Source: r.source,
 					Age: time.Duration(max(since(r.last(), at), 0)) * time.Second,
 				}
 				n++
@@ -329,7 +346,7 @@ func (t *Table) All(now int64, yield func(Info) bool) {
 	}
 }
 
-// Counts is how many servers are in each state.
+// Counts is how many servers are in each state; of Unknown there are none.
 func (t *Table) Counts(now int64) (n [NumStates]int) {
 	t.All(now, func(i Info) bool {
 		n[i.State]++

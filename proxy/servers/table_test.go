@@ -55,16 +55,25 @@ func TestRefusals(t *testing.T) {
 		{"answered after a probe was not", true, []func(*Table) bool{answered(0, Traffic), failed(1, Silent), answered(60, Traffic)}, false, 60, Alive},
 		{"too old", true, []func(*Table) bool{answered(0, Traffic)}, true, keep, Unknown},
 
-		{"never answered, refused", true, []func(*Table) bool{refused(0, Closed)}, false, 9, Closed},
-		{"never answered, silent", true, []func(*Table) bool{refused(0, Silent)}, false, 9, Silent},
+		{"never answered, a client refused", true, []func(*Table) bool{refused(0, Closed)}, true, 1, Unknown},
+		{"the same, again and again", true, []func(*Table) bool{refused(0, Closed), refused(4, Closed), refused(5, Closed)}, true, 5, Unknown},
+		{"the same, and the probe", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed)}, false, 10, Closed},
+		{"the same, for as long as it counts", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed)}, false, 11, Unknown},
+		{"a client refused, the probe unanswered", true, []func(*Table) bool{refused(0, Closed), failed(3, Silent)}, false, 3, Silent},
+		{"a client unanswered, the probe refused", true, []func(*Table) bool{refused(0, Silent), failed(1, Closed)}, false, 1, Closed},
+		{"a client unanswered, no way to send a probe", true, []func(*Table) bool{refused(0, Silent), failed(0, Unknown)}, false, 9, Silent},
+		{"a client refused, the probe's turn comes too late", true, []func(*Table) bool{refused(0, Closed), failed(doubt, Closed)}, false, doubt, Unknown},
+		{"a client refused, its probe counts once", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed), failed(12, Closed)}, false, 12, Unknown},
+		{"a client refused, another answered before the probe was not", true, []func(*Table) bool{refused(0, Closed), answered(1, Traffic), failed(2, Closed)}, false, 2, Alive},
 		{"never answered, not refused to a probe", true, []func(*Table) bool{refused(0, Closed), answered(1, Probe)}, false, 2, Alive},
-		{"never answered, refused again and again", true, []func(*Table) bool{refused(0, Closed), refused(4, Closed)}, false, 4, Closed},
 		{"no probe was ever answered, and it was quiet", true, []func(*Table) bool{answered(0, Traffic), failed(3, Silent), refused(quiet, Silent)}, false, quiet, Silent},
 		{"no probe was ever answered, answered just now", true, []func(*Table) bool{answered(0, Traffic), failed(3, Silent), refused(quiet-1, Silent)}, true, quiet - 1, Alive},
 		{"no probe has come back yet", true, []func(*Table) bool{answered(0, Traffic), refused(quiet, Silent)}, true, quiet, Alive},
-		{"refused, time has passed", true, []func(*Table) bool{refused(0, Closed)}, false, 10, Unknown},
-		{"refused, the clock was set back", true, []func(*Table) bool{refused(0, Closed)}, false, -1, Unknown},
-		{"refused, then answered", true, []func(*Table) bool{refused(0, Closed), answered(1, Traffic)}, true, 1, Alive},
+		{"refused, the clock was set back", true, []func(*Table) bool{refused(0, Closed), failed(0, Closed)}, false, -1, Unknown},
+		{"a client refused, the clock was set back", true, []func(*Table) bool{refused(0, Closed), failed(-1, Closed)}, false, -1, Unknown},
+		{"refused, then answered", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed), answered(5, Traffic)}, true, 5, Alive},
+		{"refused, long after it answered", true, []func(*Table) bool{answered(0, Probe), refused(keep, Closed)}, true, keep, Unknown},
+		{"the same, and the probe of what answered long ago", true, []func(*Table) bool{answered(0, Traffic), refused(keep, Closed), failed(keep+1, Closed)}, false, keep + 1, Closed},
 
 		{"answered a client, another refused", true, []func(*Table) bool{answered(0, Traffic), refused(20, Closed)}, true, 20, Alive},
 		{"the same, and the probe", true, []func(*Table) bool{answered(0, Traffic), refused(20, Closed), failed(21, Closed)}, false, 21, Alive},
@@ -72,15 +81,20 @@ func TestRefusals(t *testing.T) {
 		{"the same, and the next probe", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed)}, false, 21, Closed},
 		{"the same, and the next probe unanswered", true, []func(*Table) bool{answered(0, Probe), refused(20, Silent), failed(23, Silent)}, false, 23, Silent},
 		{"the same, but a client is answered", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), answered(21, Traffic), failed(22, Closed)}, false, 22, Alive},
-		{"the same, but the probe is late", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(25, Closed)}, false, 25, Alive},
+		{"the same, but the probe is late", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(20+doubt, Closed)}, false, 20 + doubt, Alive},
+		{"the same, but it could not be sent", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(20, Unknown)}, false, 20, Alive},
 		{"a probe refused, no client", true, []func(*Table) bool{answered(0, Probe), failed(20, Closed)}, false, 20, Alive},
 		{"a probe of nothing known refused", true, []func(*Table) bool{failed(0, Closed)}, false, 0, Unknown},
-		{"refused for the whole time", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), refused(30, Closed)}, false, 35, Closed},
+		{"refused for the whole time", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), refused(30, Closed)}, true, 30, Closed},
+		{"the same, and the next probe too", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), refused(30, Closed), failed(31, Closed)}, false, 35, Closed},
 
 		{"a second probe refused says no more", true, []func(*Table) bool{answered(0, Probe), refused(20, Closed), failed(21, Closed), failed(24, Silent)}, false, 24, Closed},
 		{"answered just after a probe was not", true, []func(*Table) bool{refused(0, Closed), failed(1, Closed), answered(2, Traffic)}, false, 2, Alive},
 		{"answered, the clock was set back", true, []func(*Table) bool{answered(1000, Traffic), answered(0, Traffic)}, true, 0, Alive},
 
+		{"without probes, never answered", false, []func(*Table) bool{refused(0, Closed)}, false, 9, Closed},
+		{"without probes, refused for the whole time", false, []func(*Table) bool{refused(0, Closed), refused(9, Silent)}, false, 18, Silent},
+		{"without probes, time has passed", false, []func(*Table) bool{refused(0, Closed)}, false, 10, Unknown},
 		{"without probes, answered just now", false, []func(*Table) bool{answered(0, Traffic), refused(quiet-1, Closed)}, false, quiet - 1, Alive},
 		{"without probes, quiet", false, []func(*Table) bool{answered(0, Traffic), refused(quiet, Closed)}, false, quiet, Closed},
 	} {
@@ -271,6 +285,46 @@ func TestWhoMakesRoom(t *testing.T) {
 	for i := range ways / 2 {
 		if state(tb, i) != Alive || state(tb, 200+i) != Alive {
 			t.Errorf("server %d or %d made room for a refusal", i, 200+i)
+		}
+	}
+}
+
+// As many ports as there is room for wait for their probes, whatever is known of none of them.
+func TestSuspectsMakeRoom(t *testing.T) {
+	tb := New(Config{Capacity: ways, ClosedFor: time.Minute, Probes: true})
+	for i := range ways + 1 {
+		k := key(i)
+		tb.Refused(&k, t0+int64(i), Closed)
+	}
+	for i := range ways + 1 {
+		k := key(i)
+		tb.ProbeFailed(&k, t0+ways+1, Closed)
+		want := Closed
+		if i == 0 {
+			want = Unknown // it was refused longest ago
+		}
+		if got := tb.Find(&k, t0+ways+1).State; got != want {
+			t.Errorf("port %d is %v, not %v", i, got, want)
+		}
+	}
+}
+
+// What is over is listed no longer: nothing is known of it.
+func TestOnlyWhatIsKnownIsListed(t *testing.T) {
+	for _, probes := range []bool{false, true} {
+		tb := table(probes)
+		old, alive, closed := key(1), key(2), key(3)
+		tb.Answered(&old, t0, &linux, Probe)
+		tb.Answered(&alive, t0+keep-1, &linux, Probe)
+		tb.Refused(&closed, t0+keep-1, Closed)
+		tb.ProbeFailed(&closed, t0+keep-1, Closed)
+		for _, step := range []struct {
+			at   int64
+			want [NumStates]int
+		}{{keep - 1, [NumStates]int{Alive: 2, Closed: 1}}, {keep, [NumStates]int{Alive: 1, Closed: 1}}, {keep + 9, [NumStates]int{Alive: 1}}} {
+			if got := tb.Counts(t0 + step.at); got != step.want {
+				t.Errorf("probes %v, after %d s: %v, not %v", probes, step.at, got, step.want)
+			}
 		}
 	}
 }

@@ -59,7 +59,7 @@ func (d *daemon) openServers() error {
 		}
 	})
 	for _, k := range firstProbes(d.cfg) {
-		d.prober.Ask(k)
+		d.prober.Ask(k, servers.WhatItDoes)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"levee/cmd/levee/control"
 	"levee/proxy"
 	"levee/proxy/cookie"
+	"levee/proxy/servers"
 	"levee/routes"
 )
 
@@ -240,7 +241,7 @@ func (d *daemon) askServers(was, next *config.Config) {
 	known := firstProbes(*was)
 	for _, k := range firstProbes(*next) {
 		if !slices.Contains(known, k) {
-			d.prober.Ask(k)
+			d.prober.Ask(k, servers.WhatItDoes)
 		}
 	}
 }

@@ -145,7 +145,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(workerSentBytes, w.SentBytes, worker)
 	}
 	for state, n := range c.source.ServerCounts() {
-		gauge(knownServers, n, servers.State(state).String())
+		if state := servers.State(state); state != servers.Unknown {
+			gauge(knownServers, n, state.String())
+		}
 	}
 	for outcome, n := range c.source.Probes() {
 		counter(probes, n, prober.Outcome(outcome).String())

@@ -249,12 +249,11 @@ levee_timed_out_total{service="web"} 8
 # TYPE levee_unreachable_total counter
 levee_unreachable_total{service="ssh"} 19
 levee_unreachable_total{service="web"} 9
-# HELP levee_servers Server addresses and ports of which something is known; unknown: no longer.
+# HELP levee_servers Server addresses and ports of which something is known.
 # TYPE levee_servers gauge
 levee_servers{state="alive"} 2
 levee_servers{state="closed"} 3
 levee_servers{state="silent"} 4
-levee_servers{state="unknown"} 1
 # HELP levee_service_flows Flows in the table, those only remembered not counted.
 # TYPE levee_service_flows gauge
 levee_service_flows{service="ssh"} 19

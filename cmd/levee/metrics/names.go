@@ -67,7 +67,7 @@ var (
 	earlySize     = desc("early_data_capacity_bytes", "The most memory for what clients send before their servers answer.")
 	handshake     = desc("handshake_duration_seconds", "Of the server's half, the time from the first SYN to it until its SYN-ACK; of the client's, from the SYN-ACK to it until its ACK, of a sample.", "half")
 
-	knownServers = desc("servers", "Server addresses and ports of which something is known; unknown: no longer.", "state")
+	knownServers = desc("servers", "Server addresses and ports of which something is known.", "state")
 	probes       = desc("probes_total", "SYNs of levee's own that asked a server what it does.", "outcome")
 
 	tunRxDrops     = desc("tun_rx_drops_total", "Packets from levee that the kernel dropped as they left the TUN.")

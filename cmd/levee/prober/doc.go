@@ -3,6 +3,9 @@
 // with a RST, so that no program on the server ever sees one. An ordinary connection and TCP_INFO would tell less: neither
 // ECN nor anything that the gateway's own sysctls turn off; and what accepts it would log that it broke.
 //
-// It sends from one port that it keeps from others, at a bounded rate, and believes only answers to its random
+// Requests wait in a queue for each question: a client that scans ports has levee ask about every one of them, and pushes out no request
+// that comes of clients who were served.
+//
+// It sends from one port that it keeps from others, at bounded rates, and believes only answers to its random
 // sequence numbers.
 package prober

@@ -29,7 +29,7 @@ const (
 	Refused
 	// Silent: neither.
 	Silent
-	// Unsent: the kernel had no way to the server.
+	// Unsent: the kernel had no way to the server, or no longer.
 	Unsent
 	// Skipped: too many were waiting.
 	Skipped
@@ -49,11 +49,14 @@ func (o Outcome) String() string {
 }
 
 const (
-	// maxWaiting bounds the requests that wait for their turn.
+	// maxWaiting bounds the requests that wait for their turn, for each question.
 	maxWaiting = 1024
 	// tries is how many SYNs a server gets, one each wait; that is less than a Table waits before it asks again.
 	tries = 2
 	wait  = 1500 * time.Millisecond
+	// checks is how many times as fast as others requests are served that ask WhetherClosed. Each comes of a client with a valid
+	// cookie whose own SYN has just gone to that port, so that they are no more than clients cause anyway.
+	checks = 10
 )
 
 // Table takes what is found out, see servers.Table.
@@ -64,13 +67,21 @@ type Table interface {
 
 // Prober sends probes. Ask and Count may be called from anywhere.
 type Prober struct {
-	requests chan servers.Key
-	counts   [NumOutcomes]atomic.Uint64
-	sockets  *sockets
-	interval time.Duration
+	queues  [servers.NumQuestions]queue
+	counts  [NumOutcomes]atomic.Uint64
+	sockets *sockets
+	// transmit sends the SYN of a probe.
+	transmit func(k *servers.Key, isn seqnum.Value) error
 
 	// pending belongs to Run.
 	pending map[servers.Key]*probe
+}
+
+// queue is the requests that ask one question.
+type queue struct {
+	requests chan servers.Key
+	// interval is from one probe to the next.
+	interval time.Duration
 }
 
 // probe is one server's.
@@ -80,22 +91,24 @@ type probe struct {
 	due  time.Time
 }
 
-// New opens the sockets, which needs CAP_NET_RAW. rate is the most probes a second.
+// New opens the sockets, which needs CAP_NET_RAW. rate is the most probes a second, see also checks.
 func New(rate int) (*Prober, error) {
 	s, err := openSockets()
 	if err != nil {
 		return nil, fmt.Errorf("open sockets for probes: %w", err)
 	}
-	return &Prober{
-		requests: make(chan servers.Key, maxWaiting), sockets: s, interval: time.Second / time.Duration(rate),
-		pending: make(map[servers.Key]*probe),
-	}, nil
+	p := &Prober{sockets: s, transmit: s.send, pending: make(map[servers.Key]*probe)}
+	for q := range p.queues {
+		p.queues[q] = queue{make(chan servers.Key, maxWaiting), time.Second / time.Duration(rate)}
+	}
+	p.queues[servers.WhetherClosed].interval /= checks
+	return p, nil
 }
 
 // Ask wants a server probed. It never blocks, and allocates nothing.
-func (p *Prober) Ask(k servers.Key) {
+func (p *Prober) Ask(k servers.Key, why servers.Question) {
 	select {
-	case p.requests <- k:
+	case p.queues[why].requests <- k:
 	default:
 		p.counts[Skipped].Add(1)
 	}
@@ -125,22 +138,33 @@ func (p *Prober) Run(ctx context.Context, table Table) error {
 }
 
 func (p *Prober) loop(ctx context.Context, table Table, answers <-chan answer) {
-	turn := time.NewTimer(0)
-	defer turn.Stop()
+	var turns [servers.NumQuestions]*time.Timer
+	var next [servers.NumQuestions]<-chan servers.Key // nil until it is their turn
+	for q := range turns {
+		turns[q] = time.NewTimer(0)
+		defer turns[q].Stop()
+	}
+	begin := func(k servers.Key, q servers.Question) {
+		if p.begin(table, &k, time.Now()) {
+			next[q] = nil
+			turns[q].Reset(p.queues[q].interval)
+		}
+	}
 	expire := time.NewTicker(wait / 4)
 	defer expire.Stop()
-	var next <-chan servers.Key
+	const learn, check = servers.WhatItDoes, servers.WhetherClosed
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-turn.C:
-			next = p.requests
-		case k := <-next:
-			if p.begin(&k) {
-				next = nil
-				turn.Reset(p.interval)
-			}
+		case <-turns[learn].C:
+			next[learn] = p.queues[learn].requests
+		case <-turns[check].C:
+			next[check] = p.queues[check].requests
+		case k := <-next[learn]:
+			begin(k, learn)
+		case k := <-next[check]:
+			begin(k, check)
 		case a := <-answers:
 			p.answered(table, &a)
 		case now := <-expire.C:
@@ -150,15 +174,15 @@ func (p *Prober) loop(ctx context.Context, table Table, answers <-chan answer) {
 }
 
 // begin sends the first SYN of a probe, unless there is one already, and says whether it did.
-func (p *Prober) begin(k *servers.Key) bool {
+func (p *Prober) begin(table Table, k *servers.Key, now time.Time) bool {
 	if p.pending[*k] != nil {
 		return false
 	}
 	var isn [4]byte
 	_, _ = rand.Read(isn[:]) // never fails
 	q := &probe{isn: seqnum.Value(binary.BigEndian.Uint32(isn[:])), left: tries}
-	if !p.send(k, q, time.Now()) {
-		p.counts[Unsent].Add(1)
+	if !p.send(k, q, now) {
+		p.unsent(table, k, now)
 		return false
 	}
 	p.pending[*k] = q
@@ -168,14 +192,23 @@ func (p *Prober) begin(k *servers.Key) bool {
 func (p *Prober) send(k *servers.Key, q *probe, now time.Time) bool {
 	q.left--
 	q.due = now.Add(wait)
-	return p.sockets.send(k, q.isn) == nil
+	return p.transmit(k, q.isn) == nil
+}
+
+func (p *Prober) unsent(table Table, k *servers.Key, now time.Time) {
+	p.counts[Unsent].Add(1)
+	table.ProbeFailed(k, now.Unix(), servers.Unknown)
 }
 
 func (p *Prober) expire(table Table, now time.Time) {
 	for k, q := range p.pending {
 		switch {
 		case now.Before(q.due):
-		case q.left > 0 && p.send(&k, q, now):
+		case q.left > 0:
+			if !p.send(&k, q, now) {
+				delete(p.pending, k)
+				p.unsent(table, &k, now)
+			}
 		default:
 			delete(p.pending, k)
 			p.counts[Silent].Add(1)

@@ -107,12 +107,12 @@ func TestProbe(t *testing.T) {
 			got := &results{answered: map[servers.Key]servers.Answer{}, failed: map[servers.Key]servers.State{}}
 			runInGateway(t, l, 100, &p, got, func() bool { return got.count() == want }, func() {
 				for _, v6 := range []bool{false, true} {
-					p.Ask(keyOf(host.AddrPort(v6, 80)))
-					p.Ask(keyOf(host.AddrPort(v6, 81)))
+					p.Ask(keyOf(host.AddrPort(v6, 80)), servers.WhatItDoes)
+					p.Ask(keyOf(host.AddrPort(v6, 81)), servers.WhatItDoes)
 				}
 				if silent {
 					nobody := host.AddrPort(false, 80)
-					p.Ask(keyOf(netip.AddrPortFrom(nobody.Addr().Next(), 80)))
+					p.Ask(keyOf(netip.AddrPortFrom(nobody.Addr().Next(), 80)), servers.WhatItDoes)
 				}
 			})
 			for _, v6 := range []bool{false, true} {
@@ -157,7 +157,7 @@ func TestRate(t *testing.T) {
 	began := time.Now()
 	runInGateway(t, l, rate, &p, got, func() bool { return got.count() == n }, func() {
 		for i := range n {
-			p.Ask(keyOf(l.Servers[0].AddrPort(false, uint16(100+i))))
+			p.Ask(keyOf(l.Servers[0].AddrPort(false, uint16(100+i))), servers.WhatItDoes)
 		}
 	})
 	if took, least := time.Since(began), (n-1)*time.Second/rate; took < least {
@@ -192,6 +192,24 @@ func runInGateway(t *testing.T, l *lab.Lab, rate int, p **Prober, table Table, d
 	}
 }
 
+// What refused a client is asked about ten times as fast as the rest.
+func TestChecksAreFaster(t *testing.T) {
+	l := labtest.New(t, lab.Config{})
+	const n = 40
+	var p *Prober
+	got := &results{answered: map[servers.Key]servers.Answer{}, failed: map[servers.Key]servers.State{}}
+	began := time.Now()
+	// At one a second the prober's loop would not live to see it.
+	runInGateway(t, l, 1, &p, got, func() bool { return got.count() == n }, func() {
+		for i := range n {
+			p.Ask(keyOf(l.Servers[0].AddrPort(false, uint16(100+i))), servers.WhetherClosed)
+		}
+	})
+	if took, least := time.Since(began), (n-1)*time.Second/checks; took < least {
+		t.Errorf("%d probes took %v, not %v", n, took, least)
+	}
+}
+
 // Whoever doesn't know a probe's sequence number answers nothing in a server's name.
 func TestForgedAnswers(t *testing.T) {
 	k := keyOf(netip.MustParseAddrPort("192.0.2.1:80"))
@@ -211,13 +229,33 @@ func TestForgedAnswers(t *testing.T) {
 }
 
 func TestAskNeverBlocks(t *testing.T) {
-	p := &Prober{requests: make(chan servers.Key, 2)}
-	if n := testing.AllocsPerRun(100, func() { p.Ask(servers.Key{Port: 1}) }); n != 0 {
+	p := unsent(2)
+	if n := testing.AllocsPerRun(100, func() { p.Ask(servers.Key{Port: 1}, servers.WhatItDoes) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	if n := p.Count(Skipped); n != 99 {
 		t.Errorf("%d skipped", n)
 	}
+	// Whoever scans ports pushes out nobody else's requests.
+	for range 100 {
+		p.Ask(servers.Key{Port: 2}, servers.WhetherClosed)
+	}
+	for q, port := range []uint16{1, 2} {
+		if n := len(p.queues[q].requests); n != 2 {
+			t.Errorf("%d wait", n)
+		} else if k := <-p.queues[q].requests; k.Port != port {
+			t.Errorf("%v waits", k)
+		}
+	}
+}
+
+// unsent is a Prober without sockets, in which so many requests may wait.
+func unsent(waiting int) *Prober {
+	p := &Prober{pending: map[servers.Key]*probe{}}
+	for q := range p.queues {
+		p.queues[q].requests = make(chan servers.Key, waiting)
+	}
+	return p
 }
 
 // Bytes from the network never break anything, and only answers to SYNs come through.
