@@ -56,9 +56,9 @@ floods: build
 engage: build
 	bin/levee-lab engage --levee bin/levee --out docs --commit '$(VERSION)' --date "$$(date -u +%F)"
 
-# What an operator who is called at night types and sees, recorded on a lab; under a minute.
+# What an operator who is called at night types and sees, recorded on a lab, with pictures of levee top and of the dashboard; a minute.
 night-call: build packages
-	bin/levee-lab night-call --levee bin/levee --out docs/night-call.md --commit '$(VERSION)' --date "$$(date -u +%F)"
+	bin/levee-lab night-call --levee bin/levee --out docs/night-call.md --dashboard docs/grafana-dashboard.json --commit '$(VERSION)' --date "$$(date -u +%F)"
 
 # A hundred million random ACKs against the cookies of each layout; a minute.
 forgeries:

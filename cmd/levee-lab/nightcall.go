@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 
 // nightCallConfig is what levee-lab night-call is told.
 type nightCallConfig struct {
-	levee, out, commit, date string
+	levee, out, dashboard, commit, date string
 }
 
 func newNightCall() *cobra.Command {
@@ -27,7 +28,9 @@ func newNightCall() *cobra.Command {
 		Use:   "night-call",
 		Short: "Flood a server behind levee, and record what an operator types and sees",
 		Long: "Flood a server behind a levee in mode auto, and record in text what an operator who is called at night types and what\n" +
-			"levee answers, from the quiet before to the quiet after. It needs root, and tshark to read what was captured.",
+			"levee answers, from the quiet before to the quiet after. With --out\n" +
+			"there are pictures beside the text: of levee top, and with --dashboard of a Grafana dashboard. It needs root, tshark to read what was captured, and\n" +
+			"prometheus for the dashboard.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			daemon := demoConfig{levee: cfg.levee}
 			if err := daemon.findLevee(); err != nil {
@@ -40,6 +43,7 @@ func newNightCall() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&cfg.levee, "levee", "", "the levee `binary` (default: next to levee-lab, or in PATH)")
 	f.StringVar(&cfg.out, "out", "", "write the recording as Markdown into this `file`, not to the terminal")
+	f.StringVar(&cfg.dashboard, "dashboard", "", "draw the Grafana dashboard in this `file` too, beside --out")
 	f.StringVar(&cfg.commit, "commit", "", "which levee the recording says it is of, as from git describe")
 	f.StringVar(&cfg.date, "date", "", "when, as the recording says")
 	return cmd
@@ -48,17 +52,21 @@ func newNightCall() *cobra.Command {
 const (
 	// nightFlood is the attack, in segments a second: SYNs, and all other kinds of segments.
 	nightFlood = 20_000
+	// nightTrialFlood is that of the service that is only monitored, in SYNs a second.
+	nightTrialFlood = 500
 	// nightLoad is how many honest connections are begun each second all the while.
 	nightLoad = 20
+	// nightTrialPort is that of the service.
+	nightTrialPort = 8080
 	// nightHold is for how long a flood must be over before handshakes pass again: no night is that short, but this recording is.
 	nightHold = 5 * time.Second
 	// nightPatience bounds the wait for levee to notice that a flood has begun or ended.
 	nightPatience = 30 * time.Second
 )
 
-// nightYAML is the configuration: one service, and a customer who was locked out by mistake.
+// nightYAML is the configuration: a service, a customer who was locked out of it by mistake, and a service that is only monitored.
 func nightYAML(denied string) string {
-	return fmt.Sprintf(`metrics: {listen: none}
+	return fmt.Sprintf(`metrics: {listen: %s}
 flows: {grace: 0s}
 services:
   - name: web
@@ -67,14 +75,20 @@ services:
     mode: auto
     engage: {half_open: 100, syn_rate: 1000, hold: %v}
     deny: [%s]
-`, lab.ServerPrefix4, lab.ServerPrefix6, nightHold, denied)
+  - name: trial
+    prefixes: [%s, "%s"]
+    ports: [8080]
+    mode: monitor
+    engage: {half_open: 100, syn_rate: 400, hold: %v}
+`, nightMetrics, lab.ServerPrefix4, lab.ServerPrefix6, nightHold, denied, lab.ServerPrefix4, lab.ServerPrefix6, nightHold)
 }
 
 const nightIntroduction = `# Called at night
 
 Customers can't connect, says the phone. This page is what an operator types then, and what levee answers. It is a recording, made by
 ` + "`levee-lab night-call`" + ` in network namespaces: nothing in it was written by hand but the sentences between the commands. The gateway protects one web
-server at 192.0.2.10 in mode auto, with thresholds and a hold time of seconds, so that the night is short; 20 honest clients connect each second all the while.
+server at 192.0.2.10 in mode auto, with thresholds and a hold time of seconds, so that the night is short; 20 honest clients connect each second all the while. Another
+service, trial, is new: mode monitor finds out what auto would do.
 %s
 `
 
@@ -87,7 +101,8 @@ func nightCall(ctx context.Context, cfg nightCallConfig, out io.Writer) (err err
 	defer func() { err = errors.Join(err, l.Close()) }()
 	n := &night{lab: l, web: l.Servers[0].AddrPort(false, 80).String(), client: l.Clients[0].AddrPort(false, 0).Addr().String(),
 		customer: l.Clients[1].AddrPort(false, 0).Addr().String()}
-	if _, err := l.Servers[0].StartWeb(0, l.Servers[0].AddrPort(false, 80)); err != nil {
+	n.out = cfg.out
+	if _, err := l.Servers[0].StartWeb(0, l.Servers[0].AddrPort(false, 80), l.Servers[0].AddrPort(false, nightTrialPort)); err != nil {
 		return err
 	}
 	if n.levee, err = l.StartLevee(ctx, cfg.levee, nightYAML(n.customer)); err != nil {
@@ -98,8 +113,24 @@ func nightCall(ctx context.Context, cfg nightCallConfig, out io.Writer) (err err
 		measured = fmt.Sprintf("\nRecorded: %s, %s.\n", cfg.commit, cfg.date)
 	}
 	fmt.Fprintf(&n.text, nightIntroduction, measured)
+	if cfg.out != "" && cfg.dashboard != "" {
+		if err := n.watch(ctx); err != nil {
+			return err
+		}
+	}
+	began := time.Now() // of what the dashboard shows
 	if err := n.play(ctx); err != nil {
 		return err
+	}
+	if cfg.out != "" && cfg.dashboard != "" {
+		if err := sleepFor(ctx, nightRate); err != nil { // so that the end shows
+			return err
+		}
+		n.say("## The night on the dashboard", "[grafana-dashboard.json](grafana-dashboard.json), with what a Prometheus that scraped levee each second answered to its queries. It is drawn by "+
+			"`levee-lab`, by the\ndashboard's own layout, titles, units and legends; Grafana's own drawing looks different.")
+		if err := n.show("dashboard", "The dashboard after the night", func() ([]byte, error) { return n.dashboard(ctx, cfg.dashboard, began, time.Now()) }); err != nil {
+			return err
+		}
 	}
 	if cfg.out == "" {
 		_, err = out.Write(n.text.Bytes())
@@ -118,7 +149,9 @@ type night struct {
 	// web is the server's address and port, client and customer are addresses of honest hosts; the customer is on a list that he should
 	// not be on.
 	web, client, customer string
-	text                  bytes.Buffer
+	// out is the file that the recording goes to, empty for none.
+	out  string
+	text bytes.Buffer
 }
 
 // play is the night from the beginning to the end.
@@ -147,6 +180,14 @@ func (n *night) scenes(ctx context.Context) error {
 	if err := n.levees(ctx, "status"); err != nil {
 		return err
 	}
+	top, err := n.openTop(ctx)
+	if err != nil {
+		return err
+	}
+	defer top.close()
+	if err := sleepFor(ctx, 4*time.Second); err != nil { // so that top shows how it was before
+		return err
+	}
 	flood, err := n.lab.Attacker.Link.StartFlood(ctx, lab.FloodConfig{
 		Target: n.lab.Servers[0].AddrPort(false, 80), Kind: lab.FloodMixed, Rate: nightFlood, Count: lab.MaxFloodCount,
 		Duration: time.Minute, Options: lab.LinuxSYN,
@@ -154,12 +195,25 @@ func (n *night) scenes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	trial, err := n.lab.Attacker.Link.StartFlood(ctx, lab.FloodConfig{
+		Target: n.lab.Servers[0].AddrPort(false, nightTrialPort), Rate: nightTrialFlood, Count: lab.MaxFloodCount,
+		Duration: time.Minute, Options: lab.LinuxSYN,
+	})
+	if err != nil {
+		_, stopped := flood.Stop()
+		return errors.Join(err, stopped)
+	}
 	flooding := true
-	defer func() {
-		if flooding {
-			_, _ = flood.Stop()
+	stop := func() error {
+		if !flooding {
+			return nil
 		}
-	}()
+		flooding = false
+		_, err := flood.Stop()
+		_, stopped := trial.Stop()
+		return errors.Join(err, stopped)
+	}
+	defer func() { _ = stop() }() // if something else has failed
 	if err := n.await(ctx, true); err != nil {
 		return err
 	}
@@ -172,6 +226,9 @@ func (n *night) scenes(ctx context.Context) error {
 	}
 	n.say("", "The same in motion: `levee top` fills a terminal; this is one frame of it.")
 	if err := n.levees(ctx, "top", "--once", "--for", "4s"); err != nil {
+		return err
+	}
+	if err := n.show("top", "levee top in a terminal", top.draw); err != nil {
 		return err
 	}
 	n.say("", "What is it that levee throws away?")
@@ -197,9 +254,7 @@ func (n *night) scenes(ctx context.Context) error {
 	if err := n.shell(ctx, "tshark -r "+file+" -c 6 -T fields -e ip.src -e tcp.srcport -e tcp.flags.str -e frame.comment"); err != nil {
 		return err
 	}
-	_, err = flood.Stop()
-	flooding = false
-	if err != nil {
+	if err := stop(); err != nil {
 		return err
 	}
 	if err := n.await(ctx, false); err != nil {
@@ -213,12 +268,12 @@ func (n *night) scenes(ctx context.Context) error {
 	for deadline := time.Now().Add(nightPatience); ; {
 		var lines []string
 		for line := range strings.Lines(n.levee.Log()) {
-			if strings.Contains(line, "flood") {
+			if strings.Contains(line, "flood") && strings.Contains(line, "service=web") {
 				lines = append(lines, line)
 			}
 		}
 		if len(lines) == 2 {
-			n.block("journalctl -u levee | grep flood", strings.Join(lines, ""))
+			n.block("journalctl -u levee | grep flood.*service=web", strings.Join(lines, ""))
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -230,14 +285,14 @@ func (n *night) scenes(ctx context.Context) error {
 	}
 }
 
-// await waits until levee says that the service is flooded, or that it isn't.
+// await waits until levee says that the services are flooded, or that none is.
 func (n *night) await(ctx context.Context, flooded bool) error {
 	for deadline := time.Now().Add(nightPatience); time.Now().Before(deadline); {
 		status, err := n.levee.Status(ctx)
 		if err != nil {
 			return err
 		}
-		if status.Services[0].Engagement.Engaged == flooded {
+		if !slices.ContainsFunc(status.Services, func(s lab.ServiceStatus) bool { return s.Engagement.Engaged != flooded }) {
 			return nil
 		}
 		if err := sleepFor(ctx, 100*time.Millisecond); err != nil {

@@ -78,6 +78,16 @@ q quit   p pause   s sort (now by SYN/s)`
 	}
 }
 
+// A flood of a service in mode monitor is only watched, whatever mode auto would have done.
+func TestTopMonitored(t *testing.T) {
+	h := sampleHistory()
+	h.last.status.Services[1].Mode = "monitor"
+	v := topView{history: h, every: time.Second, width: columns, height: rows}
+	if got := strings.Join(v.frame(), "\n"); !strings.Contains(got, "\nFLOOD  web for 19s, only watched, 50000 SYN/s at most\n") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
 // Whatever there is to show, and whatever the screen: it fits.
 func TestTopFits(t *testing.T) {
 	h := sampleHistory()

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"levee/cmd/levee/control"
+	"levee/proxy"
 )
 
 // topSort is what the services are sorted by.
@@ -165,7 +166,7 @@ func (v topView) floods(s *control.Status, width int) (lines []string) {
 		text := fmt.Sprintf("FLOOD  %s for %s", clip(service.Name, 20), age(service.FloodSeconds))
 		switch e := service.Engagement; {
 		case e == nil:
-		case !e.Engaged:
+		case !e.Engaged || service.Mode == proxy.ModeMonitor.String():
 			text += ", only watched"
 		case e.Spread:
 			text += ", all of it answered with cookies"
