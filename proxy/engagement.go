@@ -46,30 +46,6 @@ func (s *service) engagement(start time.Time) (e Engagement) {
 	return e
 }
 
-// Learned is what is usual for the services that are, or have been, watched, by name: to be given to Relearn of the next Proxy.
-func (p *Proxy) Learned() map[string]flood.Learned {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := make(map[string]flood.Learned)
-	for _, s := range p.policy.Load().services {
-		if l := p.floods.Learned(s.state.watch); l != (flood.Learned{}) {
-			all[s.Name] = l
-		}
-	}
-	return all
-}
-
-// Relearn gives the services what was known of them before. Others in learned are left out.
-func (p *Proxy) Relearn(learned map[string]flood.Learned) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, s := range p.policy.Load().services {
-		if l, ok := learned[s.Name]; ok {
-			p.floods.Relearn(s.state.watch, l)
-		}
-	}
-}
-
 // Flood describes a flood for people.
 type Flood struct {
 	// ID numbers floods from 1 in the order of their starts, since the Proxy's.

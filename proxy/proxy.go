@@ -50,10 +50,12 @@ type Proxy struct {
 	// observers are those who look at decisions, nil if nobody does. The slice is never changed, only replaced, under mu.
 	observers atomic.Pointer[[]*Observer]
 
-	// mu guards workers, which only grows, and the roster of services.
+	// mu guards workers, which only grows, the roster of services, and unused.
 	mu      sync.Mutex
 	workers []*Worker
 	roster  *roster
+	// unused is what is usual for services that aren't configured, by name.
+	unused map[string]flood.Learned
 }
 
 // ownServers is how many servers a Proxy remembers that was given no table.
@@ -89,6 +91,7 @@ func New(cfg Config, now time.Time) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, table: table, early: early, servers: cfg.Servers, start: now, roster: newRoster(),
+		unused:  make(map[string]flood.Learned),
 		kills:   make(chan killOrder, killQueue),
 		replies: newReplies(), verified: newVerifiedSources(), opened: newBudget(), perSource: newTally(cfg.Capacity),
 		floods: flood.New(), fragments: fragments{passed: newRecent(fragmentPairs)},

@@ -32,6 +32,8 @@ func (p *Proxy) Reload(cfg Config, now time.Time) error {
 		}
 	}
 	p.use(next)
+	p.leave(former, at.unix)
+	p.relearn(p.unused)
 	return nil
 }
 
