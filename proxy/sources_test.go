@@ -517,6 +517,31 @@ func TestGrace(t *testing.T) {
 	r.wantStates(StateTimeWait, 1)
 }
 
+// TestWentAround: when packets went around levee there is the same grace again, for connections that were opened meanwhile, and no longer.
+func TestWentAround(t *testing.T) {
+	r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
+	r.now = r.now.Add(time.Hour)
+	strays := func(ip string) int {
+		return len(r.host(ip).sends(stack.Segment{Seq: 500, Ack: 900, Flags: flagACK, Window: 7}))
+	}
+	if strays("203.0.113.1") != 0 {
+		t.Fatal("there is grace an hour after the start")
+	}
+	r.proxy.WentAround(r.now)
+	r.now = r.now.Add(time.Minute - time.Second)
+	live := r.host("203.0.113.2")
+	live.sends(stack.Segment{Seq: 500, Ack: 900, Flags: flagACK | flagPSH, Window: 7})
+	live.hears(stack.Segment{Seq: 900, Ack: 500, Flags: flagACK, Window: 7})
+	r.wantStates(StateOpen, 1)
+	r.now = r.now.Add(2 * time.Second)
+	if strays("203.0.113.3") != 0 {
+		t.Error("the grace is never over")
+	}
+	if n := len(live.sends(stack.Segment{Seq: 500, Ack: 900, Flags: flagACK, Window: 7})); n != 1 {
+		t.Error("a connection from meanwhile does not go on after the grace")
+	}
+}
+
 // TestGraceAdoptsByFIN: a server's FIN tells of its connection too, and counts when it is acknowledged.
 func TestGraceAdoptsByFIN(t *testing.T) {
 	r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
