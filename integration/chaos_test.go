@@ -142,8 +142,8 @@ func TestChaos(t *testing.T) {
 	if opened == 0 {
 		t.Error("no connection came and went")
 	}
-	// While its rules are flushed packets go around levee: an ACK with a cookie may then reach the server itself, which would reset it. That this
-	// is what happened was never captured.
+	// While its rules are flushed packets go around levee, and a server resets whom it takes for a stranger: docs/restarts.md has a capture, and
+	// TestACKAroundLevee does it on purpose.
 	if int64(unopened) > 1+opened/1000 {
 		t.Errorf("%d of %d new connections were not opened", unopened, opened)
 	}
@@ -329,7 +329,7 @@ func (c *chaos) report(lasted time.Duration, kept int, opened int64, lost, unope
 | | |
 |---|---|
 | open connections lost | %d |
-| new connections that failed: probably those whose cookie's ACK reached the server itself while rules were flushed | %d |
+| new connections that failed: their handshake was under way while rules were flushed (see restarts.md) | %d |
 | longest that an answer took | %s |
 | slowest new connection | %s |
 
