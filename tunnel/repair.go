@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -70,6 +71,13 @@ func (d *Device) mend(link netlink.Link) (done []string, err error) {
 			return done, err
 		}
 		done = append(done, fmt.Sprintf("its MTU was %d and its queue length %d", a.MTU, a.TxQLen))
+	}
+	off, err := d.mendOffloads()
+	if err != nil {
+		return done, err
+	}
+	if len(off) > 0 {
+		done = append(done, "its offloads "+strings.Join(off, ", ")+" were off")
 	}
 	disciplines, err := netlink.QdiscList(link)
 	if err != nil {

@@ -3,7 +3,9 @@ package tunnel
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,19 @@ import (
 
 	"levee/stack"
 )
+
+// ethtoolOff is the damage that `ethtool -K levee0 feature off` does.
+func ethtoolOff(feature string) func(*testing.T, *namespace, *namespace, netlink.Link) {
+	return func(t *testing.T, n, _ *namespace, _ netlink.Link) {
+		n.do(t, func() error {
+			out, err := exec.Command("ethtool", "-K", "levee0", feature, "off").CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("ethtool: %w: %s", err, out)
+			}
+			return nil
+		})
+	}
+}
 
 // TestRepair: whatever somebody else does to the interface, Repair says it once and puts it right, and packets pass both ways.
 func TestRepair(t *testing.T) {
@@ -47,6 +62,9 @@ func TestRepair(t *testing.T) {
 				QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_ROOT}, QdiscType: "pfifo",
 			}))
 		}, false, "discipline was pfifo"},
+		{"segmentation offload", ethtoolOff("tso"), false, "offloads tso were off"},
+		{"checksum offload", ethtoolOff("tx"), false, "offloads tx were off"},
+		{"scatter and gather", ethtoolOff("sg"), false, "offloads sg"},
 		{"no longer persistent", func(t *testing.T, n, _ *namespace, l netlink.Link) { // as `ip tuntap del` does it
 			n.do(t, func() error {
 				fd, err := openQueue("levee0", 0)

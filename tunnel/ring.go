@@ -48,7 +48,8 @@ type RingStats struct {
 	Chosen uint64
 	// Dropped is how many of those did not reach the worker, nearly always because the queue's ring was full. If packets were waiting
 	// whenever the counters were read, it is what must have been dropped even if the ring was full of them, and more may
-	// have been; Exact says that there was a moment when none were.
+	// have been; Exact says that there was a moment when none were. It is not exact either once more were read than chosen: then the kernel has
+	// split some.
 	Dropped uint64
 	Exact   bool
 }
@@ -134,7 +135,7 @@ func (r *RingStats) look(chosen, read, ring uint64, atRest bool) {
 	if r.Exact && (!atRest || lost >= r.Dropped) {
 		return
 	}
-	r.Chosen, r.Dropped, r.Exact = chosen, lost, atRest
+	r.Chosen, r.Dropped, r.Exact = chosen, lost, atRest && read <= chosen
 }
 
 // read counts the packets that were taken out of the ring.

@@ -22,7 +22,8 @@ func TestRingLook(t *testing.T) {
 		{"at rest at first", []reading{{12, 8, true}, {40, 20, false}}, 4, true},
 		{"a packet on its way", []reading{{8, 7, true}, {8, 8, true}}, 0, true},
 		{"another one on its way", []reading{{8, 8, true}, {9, 8, true}}, 0, true},
-		{"the worker was faster than the counters", []reading{{8, 9, true}}, 0, true},
+		{"the worker was faster than the counters", []reading{{8, 9, true}, {9, 9, true}}, 0, true},
+		{"split behind the program, so that lost ones are hidden", []reading{{8, 300, true}, {9, 301, true}}, 0, false},
 	} {
 		var r RingStats
 		for _, g := range tt.readings {

@@ -135,7 +135,7 @@ type TUN struct {
 }
 
 // Ring is what became of the packets that the kernel chose a queue for. Dropped is exact if Exact; otherwise packets
-// were waiting when it was read, and it is the least that it can be.
+// were waiting when it was read, or the kernel has split some, and it is the least that it can be.
 type Ring struct {
 	// Takes is first_syns, repeated_syns or flows.
 	Takes   string `json:"takes"`
