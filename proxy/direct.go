@@ -3,6 +3,7 @@ package proxy
 import (
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
+	"levee/proxy/flood"
 	"levee/stack"
 )
 
@@ -133,14 +134,16 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		if f.state == StateOpening && isACK(p) && p.ChecksumOK() {
 			switch {
 			case isSYN(p):
+				w.waiting(f)
 				w.accepted(s, slot)
 			case isRST(p) && f.answered(p.Ack):
 				w.enter(s, slot, evRST)
 			}
 		}
 	case isRST(p):
-		if f.state == StateOpening && p.Seq == f.half[client].end && p.ChecksumOK() {
+		if f.state == StateOpening && p.Seq == f.half[client].end && !f.has(abandoned) && p.ChecksumOK() {
 			w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key)) // half-open no longer
+			f.set(abandoned, true)
 		}
 	case f.state == StateOpening && f.has(opened) && isACK(p) && p.Ack == f.half[server].end &&
 		f.plausible(client, p, p.Ack) && p.ChecksumOK():
@@ -161,6 +164,17 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		}
 	}
 	w.out.forward(frame)
+}
+
+// waiting notes that the server of a direct flow goes on with its handshake, whose SYN-ACK is in work, though levee has seen the client's reset: that has
+// been lost, or was made to get to levee and no further, by a time to live that ends there or something that the server doesn't heed. The handshake
+// is half-open still, whatever other resets come.
+func (w *Worker) waiting(f *flow) {
+	p := &w.pkt
+	if svc := w.policy.find(&p.Src, p.SrcPort); f.has(abandoned) && svc.watched() {
+		to := flood.Destination{Addr: p.Src, Port: p.SrcPort}
+		w.proxy.floods.Unfinished(svc.state.watch, &to, w.proxy.table.hash.of(&f.key), w.now.since)
+	}
 }
 
 // mayFinish says whether the client's segment in work may end its handshake with a server. If not, it is counted as dropped.
@@ -192,6 +206,7 @@ func (w *Worker) accepted(s *stripe, slot uint32) {
 		f.clientISN, f.wscale = f.cookie, f.tries
 		f.half[client] = half{end: f.clientISN + 1, maxWindow: 1 << 16}
 		f.fins = [2]finMark{}
+		f.flags &^= abandoned
 		f.created = w.now.since
 		w.enter(s, slot, evHandshake)
 	case !f.answered(p.Ack) || f.state != StateOpening:

@@ -37,6 +37,9 @@ const (
 	signed
 	// challenged: the latest SYN to the server was sent because of a challenge ACK.
 	challenged
+
+	// abandoned: the client of this direct flow has reset it while it was opening. Such a flow has no use for challenged.
+	abandoned = challenged
 )
 
 // flow is everything levee knows of one connection: one record for both directions, without pointers, so that

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"time"
 
 	"levee/stack"
 )
@@ -67,5 +68,30 @@ func TestDamagedSynAck(t *testing.T) {
 			t.Error("a SYN-ACK doesn't pass")
 		}
 		r.wantStates(StateOpening, tt.flows)
+	}
+}
+
+// TestResetThatServerIgnores: whoever follows each SYN of a flood with a reset that gets to levee but not to the server hides nothing: it goes on with the
+// handshake, by which levee sees that it is half-open still, and no other reset changes that.
+func TestResetThatServerIgnores(t *testing.T) {
+	for _, ignores := range []bool{false, true} {
+		r := newWatchedRig(t, ModeAuto, func(s *Service) { s.Engage.HalfOpen = 10 })
+		h := r.host("203.0.113.1")
+		for range 20 {
+			h.direct()
+			h.accept()
+			reset := stack.Segment{Seq: 1001, Flags: flagRST}
+			h.sends(reset)
+			if ignores {
+				r.now = r.now.Add(time.Second)
+				h.accept()
+				h.sends(reset)
+			}
+		}
+		r.now = r.now.Add(time.Second)
+		r.sentFor(nil) // a tick
+		if e := r.proxy.Snapshot().Services[0].Engagement; e.Engaged > 0 != ignores {
+			t.Errorf("the server ignores resets: %t: %+v", ignores, e)
+		}
 	}
 }

@@ -85,14 +85,14 @@ func (c *counter) add(generation uint16, n int32) uint32 {
 
 func (d *destinations) at(to *Destination) int { return int(maphash.Comparable(d.seed, *to) % sets) }
 
-// find is the place of a destination in the locked set, or nil.
-func (s *set) find(w *Watch, to *Destination) *place {
+// find is the place of a destination in the locked set and its number there, or nil.
+func (s *set) find(w *Watch, to *Destination) (*place, int) {
 	for i := range s.places {
 		if p := &s.places[i]; p.watch == w && p.to == *to {
-			return p
+			return p, i
 		}
 	}
-	return nil
+	return nil, 0
 }
 
 // maxCredit lets a destination that gets no more SYNs make room soon.
@@ -101,11 +101,9 @@ const maxCredit = 1 << 20
 // claim is the place of a destination that gets a SYN and its number in the set, or nil if others have got too many more (Misra and Gries 1982). Destinations that are
 // engaged keep their places.
 func (s *set) claim(w *Watch, to *Destination, now time.Duration) (*place, int) {
-	for i := range s.places {
-		if p := &s.places[i]; p.watch == w && p.to == *to {
-			p.credit = min(p.credit+1, maxCredit)
-			return p, i
-		}
+	if p, i := s.find(w, to); p != nil {
+		p.credit = min(p.credit+1, maxCredit)
+		return p, i
 	}
 	for i := range s.places {
 		p := &s.places[i]

@@ -67,7 +67,7 @@ func TestPlaceChangesHands(t *testing.T) {
 		}
 		r.SYN(s.Watch, &to, r.rand.Uint64(), r.now)
 		r.SYN(s.Watch, &to, r.rand.Uint64(), r.now)
-		if r.destinations.sets[at].find(s.Watch, &old) == nil {
+		if p, _ := r.destinations.sets[at].find(s.Watch, &old); p == nil {
 			next = to
 			break
 		}

@@ -156,6 +156,11 @@ func (d *Detector) SYN(w *Watch, to *Destination, flow uint64, now time.Duration
 		return true
 	}
 	w.syns.Add(1)
+	return d.begin(p, r, flow, now, l)
+}
+
+// begin counts a handshake as half-open with the destination that has a place, and says whether that engages it.
+func (d *Detector) begin(p *place, r ref, flow uint64, now time.Duration, l *limits) (engaged bool) {
 	added, gone, lost := d.halfOpen.add(flow, r, secondOf(now))
 	if lost {
 		d.ended(gone)
@@ -163,6 +168,7 @@ func (d *Detector) SYN(w *Watch, to *Destination, flow uint64, now time.Duration
 	if !added || d.destinations.counter(r).add(r.generation, 1) < l.halfOpen {
 		return false
 	}
+	s := &d.destinations.sets[r.place/ways]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.halfOpen.generation() == r.generation && !p.engaged {
@@ -171,12 +177,27 @@ func (d *Detector) SYN(w *Watch, to *Destination, flow uint64, now time.Duration
 	return true
 }
 
+// Unfinished notes that a handshake is half-open still of which Refused was told: its server goes on with it.
+func (d *Detector) Unfinished(w *Watch, to *Destination, flow uint64, now time.Duration) {
+	at := d.destinations.at(to)
+	s := &d.destinations.sets[at]
+	s.mu.Lock()
+	p, i := s.find(w, to)
+	if p == nil || p.engaged {
+		s.mu.Unlock()
+		return // so many are half-open there that one more is none
+	}
+	r := ref{place: uint16(at*ways + i), generation: p.halfOpen.generation()}
+	s.mu.Unlock()
+	d.begin(p, r, flow, now, w.limits.Load())
+}
+
 // Finished notes that a client has proved to be there, by an acknowledgement to the server or by a cookie.
 func (d *Detector) Finished(w *Watch, to *Destination, flow uint64, now time.Duration) {
 	d.Refused(flow)
 	s := &d.destinations.sets[d.destinations.at(to)]
 	s.mu.Lock()
-	p := s.find(w, to)
+	p, _ := s.find(w, to)
 	if p != nil {
 		p.roll(now, *w.limits.Load())
 		p.proven++
@@ -196,7 +217,7 @@ func (d *Detector) Engaged(w *Watch, to *Destination) bool {
 	s := &d.destinations.sets[d.destinations.at(to)]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.find(w, to)
+	p, _ := s.find(w, to)
 	return p != nil && p.engaged
 }
 
