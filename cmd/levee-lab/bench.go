@@ -34,6 +34,9 @@ func newBench() *cobra.Command {
 				if err != nil {
 					return misuse{fmt.Errorf("--only %q: %w", flags.only, err)}
 				}
+				if !bench.Measures(only) {
+					return misuse{fmt.Errorf("--only %q: it matches nothing that is measured, such as bulk/levee", flags.only)}
+				}
 				cfg.Only = only
 			}
 			daemon := demoConfig{levee: cfg.Levee}

@@ -45,6 +45,8 @@ func TestMisuse(t *testing.T) {
 		{"bench --repeat 0", exitMisused, "--repeat"},
 		{"bench --repeat 51", exitMisused, "--repeat"},
 		{"bench --only (", exitMisused, "--only"},
+		{"bench --only bulk/synproxies", exitMisused, "matches nothing"},
+		{"bench --only download/synproxy-nots", exitMisused, "matches nothing"},
 		{"bench --levee /nonexistent/levee", exitFailed, "make build"},
 		{"churn now", exitMisused, "now"},
 		{"churn --flows 0", exitMisused, "--flows"},

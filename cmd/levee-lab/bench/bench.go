@@ -192,6 +192,18 @@ func (b *bench) close() (err error) {
 	return errors.Join(err, b.lab.Close())
 }
 
+// Measures says whether anything at all is measured of what a Config.Only matches.
+func Measures(only *regexp.Regexp) bool {
+	for _, id := range []contenderID{plainID, synproxyID, synproxyNoTS, leveeID} {
+		for _, m := range measures {
+			if id != m.without && only.MatchString(m.name+"/"+string(id)) {
+				return true
+			}
+		}
+	}
+	return only.MatchString(flowsName + "/" + string(leveeID))
+}
+
 // chosen says whether a measure of a contender is wanted.
 func (b *bench) chosen(measure string, id contenderID) bool {
 	name := measure + "/" + string(id)

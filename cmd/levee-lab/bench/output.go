@@ -103,6 +103,9 @@ func (r *Report) summary() []string {
 	if r.SYNRate > 0 {
 		lines = append(lines, fmt.Sprintf("CPU per answered SYN is at %d SYNs a second", r.SYNRate))
 	}
+	if r.Only != "" {
+		lines = append(lines, fmt.Sprintf("a part of it, what matches %q: all else was not measured", r.Only))
+	}
 	if r.Quick {
 		lines = append(lines, "a quick try: these figures prove nothing")
 	}

@@ -20,6 +20,8 @@ type Report struct {
 	Date   string `json:"date"`
 	Repeat int    `json:"repeat"`
 	Quick  bool   `json:"quick"`
+	// Only is the pattern of what was measured, empty for everything.
+	Only string `json:"only,omitempty"`
 	// Seconds that the run took.
 	Seconds float64 `json:"seconds"`
 	// Background is the share of all CPUs, 0 to 1, that was busy in the pauses between measurements.
@@ -64,9 +66,13 @@ func newReport(cfg Config) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Report{
+	r := &Report{
 		Commit: cfg.Commit, Date: cfg.Date, Repeat: cfg.Repeat, Quick: cfg.Quick, Machine: m, Failures: []Failure{},
-	}, nil
+	}
+	if cfg.Only != nil {
+		r.Only = cfg.Only.String()
+	}
+	return r, nil
 }
 
 func describeMachine() (m Machine, err error) {

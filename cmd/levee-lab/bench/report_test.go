@@ -76,7 +76,7 @@ func TestMarkdown(t *testing.T) {
 
 // A run of one thing shows that thing.
 func TestPrintOfAPart(t *testing.T) {
-	r := &Report{Repeat: 1, Quick: true}
+	r := &Report{Repeat: 1, Quick: true, Only: "conn/plain"}
 	r.add("conn-rate", plainID, 12345.6)
 	r.Targets = r.judge(false)
 	var b strings.Builder
