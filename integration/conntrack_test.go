@@ -110,17 +110,21 @@ func (p *protected) exempt(t *testing.T) {
 	}
 }
 
-// TestConntrackNotExempt: with routing.notrack off the same firewall breaks a connection, and levee says so beforehand. So the test above shows something.
+// TestConntrackNotExempt: with routing.notrack off the same firewall breaks connections, and levee says so beforehand. So the test above shows something. It
+// is about half of the connections that break: newer kernels ignore what is left of the window, and call only what is right of it invalid, so it depends on the
+// sign of the difference between the two connections' numbers.
 func TestConntrackNotExempt(t *testing.T) {
 	families(t, func(t *testing.T, v6 bool) {
 		p := protectYAML(t, lab.Config{}, "routing: {notrack: off}\n"+config(options{"timestamps": "true"}))
 		firewall(t, p.Gateway, "")
-		client, server := connect(t, p.client, p.server, v6, 7777)
-		if _, err := transfer(client, server, pmtuSize, 3*time.Second); err == nil {
-			t.Error("10 MiB arrived although connections are tracked with two sets of numbers")
+		broken := false
+		for port := uint16(7000); port < 7040 && !broken; port++ {
+			client, server := connect(t, p.client, p.server, v6, port)
+			_, err := transfer(client, server, pmtuSize, 3*time.Second)
+			broken = err != nil && dropped(t, p.Gateway) > 0
 		}
-		if dropped(t, p.Gateway) == 0 {
-			t.Error("nothing was invalid")
+		if !broken {
+			t.Error("10 MiB arrived on each of 40 connections although they are tracked with two sets of numbers, or nothing was invalid")
 		}
 		var s struct {
 			TUN struct{ Notrack string }
@@ -129,6 +133,66 @@ func TestConntrackNotExempt(t *testing.T) {
 		if s.TUN.Notrack != "tracked" {
 			t.Errorf("status says %q", s.TUN.Notrack)
 		}
+		var out strings.Builder
+		check := p.levee.Command(t.Context(), "check")
+		check.Stdout = &out
+		if err := check.Run(); err != nil {
+			t.Errorf("check: %v\n%s", err, out.String())
+		}
+		said := strings.Join(strings.Fields(out.String()), " ")
+		for _, want := range []string{
+			"connections are tracked and routing.notrack is off: rules that drop ct state invalid break proxied connections",
+			"set routing.notrack to auto",
+		} {
+			if !strings.Contains(said, want) {
+				t.Errorf("check doesn't say %q:\n%s", want, out.String())
+			}
+		}
+	})
+}
+
+// TestConntrackFlushed: a firewall that is loaded anew with flush ruleset, as nftables.service does it, takes the exemption away too. levee puts it back; what is
+// sent meanwhile arrives, and afterwards nothing is invalid again.
+func TestConntrackFlushed(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		p := protect(t, options{"timestamps": "true"})
+		firewall(t, p.Gateway, "")
+		p.exempt(t)
+		client, server := connect(t, p.client, p.server, v6, 7777)
+		repaired := func() uint64 {
+			status, err := p.levee.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return status.Kernel.Repairs["notrack"]
+		}
+		for range 3 {
+			before := repaired()
+			run(t, p.Gateway, 10*time.Second, "nft", "flush ruleset")
+			firewall(t, p.Gateway, "")
+			for _, way := range ways(client, server) {
+				if _, err := transfer(way.from, way.to, pmtuSize, 60*time.Second); err != nil {
+					t.Fatalf("%s, right after the flush: %v", way.name, err)
+				}
+			}
+			p.exempt(t)
+			for deadline := time.Now().Add(10 * time.Second); repaired() == before; time.Sleep(20 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the repair is not counted")
+				}
+			}
+		}
+		was := dropped(t, p.Gateway)
+		again, peer := connect(t, p.client, p.server, v6, 7778)
+		for _, way := range append(ways(client, server), ways(again, peer)...) {
+			if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
+				t.Errorf("%s: %v", way.name, err)
+			}
+		}
+		if n := dropped(t, p.Gateway); n != was {
+			t.Errorf("%d packets were invalid after the repair", n-was)
+		}
+		p.spliced(t, 2)
 	})
 }
 

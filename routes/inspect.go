@@ -176,7 +176,7 @@ func inspectTracking(cfg *Config, live *Live, plan *Plan, add func(Finding)) {
 		why, remedy = "routing.manage is false", "exempt it in nftables, as levee plan shows with routing.manage set to true"
 	}
 	add(Finding{What: "conntrack",
-		Text: "connections are tracked and " + why + ": rules that drop ct state invalid break every proxied connection, path MTU discovery and resets, " +
+		Text: "connections are tracked and " + why + ": rules that drop ct state invalid break proxied connections, path MTU discovery and resets, " +
 			"and a flood fills the kernel's table",
 		Remedy: remedy})
 }

@@ -37,7 +37,8 @@ type Status struct {
 type Kernel struct {
 	// Problems are what levee can't put right, one line each: an interface that is down or gone, something of somebody else's in the way.
 	Problems []string `json:"problems"`
-	// Repairs counts how often something was put right since the start that others had changed: the tun, routing (rules and routes), sysctls;
+	// Repairs counts how often something was put right since the start that others had changed: the tun, routing (rules and routes), notrack (the
+	// exemption from connection tracking), sysctls;
 	// and how often the rules have followed a change of interfaces.
 	Repairs map[string]uint64 `json:"repairs"`
 }

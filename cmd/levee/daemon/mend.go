@@ -28,6 +28,7 @@ const (
 //
 //	the TUN deleted, renamed, set down, or set otherwise ─▶ made again or put right, with the same workers and flows
 //	rules, routes, sysctls taken away or changed        ─▶ put back
+//	the exemption from connection tracking flushed, or needed for the first time ─▶ made
 //	interfaces and addresses that appear and disappear  ─▶ the rules follow, where the configuration says auto
 //	anything else that is in the way                    ─▶ a problem in status
 func (d *daemon) mend() error {
@@ -177,8 +178,8 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 			return problems, failed, was.Broken()
 		}
 		d.proxy.WentAround(time.Now())
-		if was.Broken() && !told {
-			d.repaired(repairRouting, "rules or routes were gone: repaired")
+		if !told {
+			d.tellRepaired(was)
 		}
 		if changed := changedSysctls(was); len(changed) > 0 && !told {
 			d.repaired(repairSysctls, "sysctls were changed by somebody else: repaired", "sysctls", changed)
@@ -198,6 +199,20 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 		problems = append(problems, fmt.Sprintf("interface %s does not exist any more", name))
 	}
 	return problems, failed, len(diff.Foreign) > 0 && len(diff.MissingRules)+len(diff.MissingRoutes) > 0
+}
+
+// tellRepaired counts and logs what was not as planned of the ways into the TUN and of connection tracking.
+func (d *daemon) tellRepaired(was routes.Diff) {
+	switch {
+	case was.NotrackMissing:
+		d.repaired(repairNotrack, "protected traffic was not exempt from connection tracking: repaired")
+	case was.NotrackStale:
+		d.repaired(repairNotrack, "protected traffic was exempt from connection tracking without need: repaired")
+	}
+	was.NotrackMissing, was.NotrackStale = false, false
+	if was.Broken() {
+		d.repaired(repairRouting, "rules or routes were gone: repaired")
+	}
 }
 
 // changedSysctls are the values that are not the plan's, each as key=value.

@@ -14,6 +14,7 @@ type repair uint8
 const (
 	repairTUN repair = iota
 	repairRouting
+	repairNotrack
 	repairSysctls
 	repairInterfaces
 	numRepairs
@@ -21,7 +22,7 @@ const (
 
 // String is the word in status and metrics.
 func (r repair) String() string {
-	return [...]string{repairTUN: "tun", repairRouting: "routing", repairSysctls: "sysctls", repairInterfaces: "interfaces"}[r]
+	return [...]string{repairTUN: "tun", repairRouting: "routing", repairNotrack: "notrack", repairSysctls: "sysctls", repairInterfaces: "interfaces"}[r]
 }
 
 const (
