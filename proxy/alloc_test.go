@@ -179,6 +179,10 @@ func packetPaths(t testing.TB) map[string]path {
 	auto := with(func(s *Service) {
 		s.Mode, s.Engage = ModeAuto, flood.Limits{HalfOpen: 1000, SYNRate: flood.MaxSYNRate, Hold: time.Hour}
 	})
+	bounded := with(func(s *Service) {
+		s.Mode, s.Engage = ModeAuto, flood.Limits{HalfOpen: 1000, SYNRate: flood.MaxSYNRate, Hold: time.Hour}
+		s.PerSource = PerSource{Flows: 1, Rate: MaxPerSource}
+	})
 	engaged, monitor := floodedRig(t, o, ModeAuto), floodedRig(t, o, ModeMonitor)
 	return map[string]path{
 		"SYN flood":             {flooding, [][]byte{flooding.syn()}, "answer"},
@@ -201,6 +205,8 @@ func packetPaths(t testing.TB) map[string]path {
 		"stray, reset":          {reset, [][]byte{data(client, 1, 2), data(server, 1, 2)}, "reply, reply"},
 		"stray, passed":         {passed, [][]byte{data(client, 1, 2)}, "pass unknown"},
 		"watched handshake":     {auto, [][]byte{auto.syn(), auto.synAck(1, 1001), data(client, 1001, 2), data(server, 2, 1001)}, "pass handshake, forward, forward, forward"},
+		"watched, bounded":      {bounded, [][]byte{bounded.syn(), bounded.synAck(1, 1001), data(client, 1001, 2), fromPort(bounded.syn(), 1)}, "pass handshake, forward, forward, drop source_flows"},
+		"monitored, broken":     {monitor, broken(monitor.syn())[:8], "pass monitored, drop bad_ip, pass monitored, pass monitored, pass handshake, pass monitored, pass handshake, pass handshake"},
 		"engaged":               {engaged, [][]byte{engaged.syn(), data(client, 1, 2)}, "answer, drop cookie_invalid"},
 		"monitored flood":       {monitor, [][]byte{monitor.syn(), data(client, 1, 2), monitor.synAck(1, 1001), data(server, 2, 1001)}, "pass handshake, pass unknown, forward, forward"},
 	}
