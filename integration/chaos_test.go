@@ -285,9 +285,15 @@ type holding struct {
 	memory int
 }
 
+// holds is the least of a few readings: a request that is being answered has goroutines and a descriptor of its own.
 func (c *chaos) holds() holding {
 	c.t.Helper()
 	h := holding{resources: held(c.t, c.Gateway)}
+	for range 5 {
+		time.Sleep(200 * time.Millisecond)
+		values := scrape(c.t, c.Gateway)
+		h.goroutines, h.fds = min(h.goroutines, int(values["go_goroutines"])), min(h.fds, int(values["process_open_fds"]))
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.levee.Process().Pid()))
 	if err != nil {
 		c.t.Fatal(err)

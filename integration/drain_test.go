@@ -111,13 +111,13 @@ func TestDrain(t *testing.T) {
 		}
 	}
 	_ = d.conn.Close()
-	if err := d.within(verb, 15*time.Second, "levee drain"); err != nil {
+	if err := d.within(verb, 30*time.Second, "levee drain"); err != nil {
 		t.Errorf("levee drain: %v", err)
 	}
 	if text := out.String(); !strings.HasPrefix(text, "draining for 0s: 1 connection open\n") || !strings.Contains(text, "\ndrained after ") {
 		t.Errorf("it says %q", text)
 	}
-	if err := d.within(d.levee.Process(), time.Second, "the daemon"); err != nil {
+	if err := d.within(d.levee.Process(), 10*time.Second, "the daemon"); err != nil {
 		t.Errorf("the daemon: %v", err)
 	}
 	d.answers(direct, "the other, without levee")
@@ -128,13 +128,13 @@ func TestDrainTimeout(t *testing.T) {
 	d := newDrained(t)
 	verb, _ := d.drain("--timeout", "4s")
 	direct := d.goesDirect()
-	if err := d.within(verb, 15*time.Second, "levee drain"); err == nil {
+	if err := d.within(verb, 30*time.Second, "levee drain"); err == nil {
 		t.Error("levee drain ends as if nothing had broken")
 	}
 	if text := verb.Output(); !strings.Contains(text, "stopped after 4s with 1 connection open, which broke") {
 		t.Errorf("it says %q", text)
 	}
-	if err := d.within(d.levee.Process(), time.Second, "the daemon"); err != nil {
+	if err := d.within(d.levee.Process(), 10*time.Second, "the daemon"); err != nil {
 		t.Errorf("the daemon: %v", err)
 	}
 	d.answers(direct, "the other, without levee")
@@ -144,7 +144,7 @@ func TestDrainTimeout(t *testing.T) {
 // go on.
 func TestDrainCancelled(t *testing.T) {
 	d := newDrained(t)
-	for _, how := range []string{"interrupt", "cancel", "after SIGHUP"} {
+	for _, how := range []string{"interrupt", "cancel", "after SIGKILL"} {
 		verb, out := d.drain()
 		direct := d.goesDirect()
 		switch how {
@@ -152,13 +152,13 @@ func TestDrainCancelled(t *testing.T) {
 			if err := verb.Signal(syscall.SIGINT); err != nil {
 				t.Fatal(err)
 			}
-		case "after SIGHUP":
-			if err := verb.Signal(syscall.SIGHUP); err != nil {
+		case "after SIGKILL":
+			if err := verb.Signal(syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
-			_ = d.within(verb, 5*time.Second, "levee drain")
+			_ = d.within(verb, 20*time.Second, "levee drain")
 			if d.status().Drain == nil {
-				t.Error("a drain ends with its terminal")
+				t.Error("a drain ends with its verb")
 			}
 			// Another joins it.
 			verb, out = d.drain("--timeout", "1h")
@@ -172,7 +172,7 @@ func TestDrainCancelled(t *testing.T) {
 				t.Errorf("cancel: %v", err)
 			}
 		}
-		if err := d.within(verb, 5*time.Second, "levee drain"); err == nil {
+		if err := d.within(verb, 20*time.Second, "levee drain"); err == nil {
 			t.Errorf("%s: levee drain ends as if it had drained", how)
 		}
 		if text := out.String(); !strings.HasSuffix(text, "cancelled: levee protects again\n") {
