@@ -27,9 +27,14 @@ var watched = []uint{
 // the network namespace of the thread that calls it, and returns when ctx is done. When it can't hear the kernel it says so to failed, once until it
 // can, and goes on trying; as something may have happened meanwhile, it then calls changed.
 func Watch(ctx context.Context, concerns func(dst netip.Prefix) bool, changed func(), failed func(error)) {
+	persist(ctx, watchAgain, func(changed func()) error { return watch(ctx, concerns, changed) }, changed, failed)
+}
+
+// persist does try again after each error, of which it tells once until try has called changed, and returns when try has no error or ctx is done.
+func persist(ctx context.Context, pause time.Duration, try func(changed func()) error, changed func(), failed func(error)) {
 	said := false
 	for ctx.Err() == nil {
-		err := watch(ctx, concerns, func() {
+		err := try(func() {
 			said = false
 			changed()
 		})
@@ -42,7 +47,7 @@ func Watch(ctx context.Context, concerns func(dst netip.Prefix) bool, changed fu
 		said = true
 		select {
 		case <-ctx.Done():
-		case <-time.After(watchAgain):
+		case <-time.After(pause):
 		}
 	}
 }
