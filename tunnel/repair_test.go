@@ -65,6 +65,7 @@ func TestRepair(t *testing.T) {
 		{"segmentation offload", ethtoolOff("tso"), false, "offloads tso were off"},
 		{"checksum offload", ethtoolOff("tx"), false, "offloads tx were off"},
 		{"scatter and gather", ethtoolOff("sg"), false, "offloads sg"},
+		{"alias", func(t *testing.T, n, _ *namespace, l netlink.Link) { must(t, n.link.LinkSetAlias(l, "somebody's")) }, false, "outlived"},
 		{"no longer persistent", func(t *testing.T, n, _ *namespace, l netlink.Link) { // as `ip tuntap del` does it
 			n.do(t, func() error {
 				fd, err := openQueue("levee0", 0)
@@ -115,6 +116,7 @@ func TestRepair(t *testing.T) {
 				n.up(t, "levee0", "192.0.2.1/24")
 			}
 			passes(t, n, d)
+			waits(t, d)
 		})
 	}
 }
@@ -226,4 +228,57 @@ func TestRepairRefused(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// waits checks that Recv waits for packets: workers that have been woken for a repair must not be for good.
+func waits(t *testing.T, d *Device) {
+	t.Helper()
+	const wait = 30 * time.Millisecond
+	frames := newFrames(8)
+	for i, q := range d.Queues() {
+		for {
+			begin := time.Now()
+			n, err := q.Recv(frames, wait)
+			if took := time.Since(begin); err != nil || n == 0 && took < wait {
+				t.Errorf("queue %d: Recv has waited %v, error %v", i, took, err)
+			}
+			if n == 0 {
+				break
+			}
+		}
+	}
+}
+
+// TestRepairTransient: a device that is not to outlive its process is not made to.
+func TestRepairTransient(t *testing.T) {
+	n := newNamespace(t)
+	d := n.open(t, Config{Name: "levee0", MTU: 1500, Queues: 1})
+	n.do(t, func() error {
+		if done, err := d.Repair(); err != nil || len(done) > 0 {
+			t.Errorf("repaired %q; error %v", done, err)
+		}
+		return nil
+	})
+	if !n.find(t, "levee0").(*netlink.Tuntap).NonPersist {
+		t.Error("it is persistent")
+	}
+}
+
+// TestRepairMTU: an MTU that is set while there is no interface is that of the next.
+func TestRepairMTU(t *testing.T) {
+	n := newNamespace(t)
+	d := n.open(t, Config{Name: "levee0", MTU: 1500, Queues: 1, Persist: true})
+	if err := n.link.LinkDel(n.find(t, "levee0")); err != nil {
+		t.Fatal(err)
+	}
+	n.do(t, func() error {
+		if err := d.SetMTU(1400); err != nil {
+			t.Errorf("set the MTU of an interface that is gone: %v", err)
+		}
+		_, err := d.Repair()
+		return err
+	})
+	if mtu := n.find(t, "levee0").Attrs().MTU; mtu != 1400 {
+		t.Errorf("its MTU is %d", mtu)
+	}
 }
