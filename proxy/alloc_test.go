@@ -43,18 +43,23 @@ type rig struct {
 	worker *Worker
 	link   *oneLink
 	now    time.Time
+	// client and server are the two.
+	client, server stack.Addr
 }
 
 var (
 	rigClient = stack.AddrFrom(netip.MustParseAddr("198.51.100.7"))
 	rigServer = stack.AddrFrom(netip.MustParseAddr("192.0.2.1"))
+	// rigClient6 and rigServer6 are the same over IPv6.
+	rigClient6 = stack.AddrFrom(netip.MustParseAddr("2001:db8:7::7"))
+	rigServer6 = stack.AddrFrom(netip.MustParseAddr("2001:db8:1::1"))
 )
 
 func newRig(t testing.TB, o Options) *rig {
 	now := time.Unix(1_700_000_000, 0)
 	p, err := New(Config{
 		Services: []Service{{
-			Name: "web", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+			Name: "web", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:1::/64")},
 			Ports: []PortRange{{80, 80}}, Mode: ModeAlways, Options: o,
 		}},
 		Capacity: 1000, MTU: 1500, IdleTimeout: DefaultIdleTimeout, TransitoryTimeout: DefaultTransitoryTimeout,
@@ -64,7 +69,7 @@ func newRig(t testing.TB, o Options) *rig {
 		t.Fatal(err)
 	}
 	link := &oneLink{last: make([]byte, frameSize)}
-	return &rig{t, p, p.NewWorker(link), link, now}
+	return &rig{t, p, p.NewWorker(link), link, now, rigClient, rigServer}
 }
 
 // change reloads with the service changed.
@@ -92,12 +97,16 @@ func (r *rig) step(frames ...[]byte) stack.Packet {
 
 func (r *rig) clock() time.Time { return r.now }
 
-func (r *rig) segment(from side, s stack.Segment) []byte {
-	s.Src, s.Dst, s.SrcPort, s.DstPort = rigClient, rigServer, 40000, 80
+func (r *rig) segment(from side, s stack.Segment) []byte { return r.superpacket(from, s, 0, 0) }
+
+// superpacket is a segment with so many bytes of payload, in segments of size if they are more.
+func (r *rig) superpacket(from side, s stack.Segment, payload, size int) []byte {
+	s.Src, s.Dst, s.SrcPort, s.DstPort = r.client, r.server, 40000, 80
 	if from == server {
 		s.Src, s.Dst, s.SrcPort, s.DstPort = s.Dst, s.Src, s.DstPort, s.SrcPort
 	}
-	return s.Build(make([]byte, stack.MaxBuilt))
+	frame, _ := s.BuildData(make([]byte, stack.MaxBuilt+payload), payload, size)
+	return frame
 }
 
 // open shakes hands and returns the cookie.
@@ -137,12 +146,18 @@ func packetPaths(t testing.TB) map[string]path {
 	flooding := newRig(t, o)
 	spliced := newRig(t, o)
 	isn := spliced.open()
-	data := func(from side, seq, ack seqnum.Value) []byte {
-		return spliced.segment(from, stack.Segment{
+	dataOf := func(r *rig, from side, seq, ack seqnum.Value, payload, size int) []byte {
+		return r.superpacket(from, stack.Segment{
 			Seq: seq, Ack: ack, Flags: flagACK | header.TCPFlagPsh, Window: 501, WScale: WScaleNone,
 			Timestamps: true, TSVal: 12, TSEcr: 7777,
-		})
+		}, payload, size)
 	}
+	data := func(from side, seq, ack seqnum.Value) []byte { return dataOf(spliced, from, seq, ack, 0, 0) }
+	flooding6, spliced6 := newRig(t, o), newRig(t, o)
+	for _, r := range []*rig{flooding6, spliced6} {
+		r.client, r.server = rigClient6, rigServer6
+	}
+	isn6 := spliced6.open()
 	bypass := newRig(t, o)
 	bypass.change(func(s *Service) { s.BypassRate = MaxBypassRate })
 	signedSYN := bypass.syn()
@@ -185,9 +200,17 @@ func packetPaths(t testing.TB) map[string]path {
 	})
 	engaged, monitor := floodedRig(t, o, ModeAuto), floodedRig(t, o, ModeMonitor)
 	return map[string]path{
-		"SYN flood":             {flooding, [][]byte{flooding.syn()}, "answer"},
-		"client to server":      {spliced, [][]byte{data(client, 1001, isn+1)}, "forward"},
-		"server to client":      {spliced, [][]byte{data(server, 5001, 1001)}, "forward"},
+		"SYN flood":        {flooding, [][]byte{flooding.syn()}, "answer"},
+		"client to server": {spliced, [][]byte{data(client, 1001, isn+1)}, "forward"},
+		"server to client": {spliced, [][]byte{data(server, 5001, 1001)}, "forward"},
+		"superpackets": {spliced, [][]byte{
+			dataOf(spliced, client, 1001, isn+1, 400, 100), dataOf(spliced, server, 5001, 1001, 400, 100),
+		}, "forward, forward"},
+		"IPv6 flood": {flooding6, [][]byte{flooding6.syn(), dataOf(flooding6, client, 1, 2, 0, 0)}, "answer, drop cookie_invalid"},
+		"IPv6, both ways": {spliced6, [][]byte{
+			dataOf(spliced6, client, 1001, isn6+1, 0, 0), dataOf(spliced6, server, 5001, 1001, 0, 0),
+			dataOf(spliced6, client, 1001, isn6+1, 400, 100), dataOf(spliced6, server, 5001, 1001, 400, 100),
+		}, "forward, forward, forward, forward"},
 		"signed SYN":            {bypass, [][]byte{signedSYN}, "pass bypass"},
 		"ICMP error":            {spliced, [][]byte{append(make([]byte, stack.VirtioLen), tooLong...)}, "forward"},
 		"SYN, server known":     {learned, [][]byte{learned.syn()}, "answer"},

@@ -165,7 +165,7 @@ func TestReverseReuse(t *testing.T) {
 				t.Fatal(err)
 			}
 			link := &oneLink{last: make([]byte, frameSize)}
-			r := &rig{t, p, p.NewWorker(link), link, now}
+			r := &rig{t, p, p.NewWorker(link), link, now, rigClient, rigServer}
 			k := r.open()
 			r.sentFor(r.from(client, 1001, k+1, flagFIN|flagACK, 500, 0))
 			r.sentFor(r.from(server, 5001, 1002, flagFIN|flagACK, 500, 0))
