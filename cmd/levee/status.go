@@ -122,7 +122,8 @@ func writeStatus(w io.Writer, s control.Status) error {
 func writeWatched(b *bytes.Buffer, services []control.Service) {
 	for _, v := range services {
 		if e := v.Engagement; e != nil {
-			text := fmt.Sprintf("%s: %s SYNs passed, half_open %d or syn_rate %d engages", clip(v.Name, 20), number(v.SynPassed), e.HalfOpen, e.SynRate)
+			text := fmt.Sprintf("%s: %s SYNs passed, half_open %d (%d engages), syn_rate %d (%d engages)",
+				clip(v.Name, 20), number(v.SynPassed), e.HalfOpenNow, e.HalfOpen, e.SynRateNow, e.SynRate)
 			if v.Mode == proxy.ModeMonitor.String() {
 				text += fmt.Sprintf("; mode auto would have answered %s SYNs, dropped %s packets", number(e.WouldAnswer), number(e.WouldDrop))
 			}

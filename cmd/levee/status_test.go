@@ -52,7 +52,7 @@ passed none
 			Version: "v1.2.3", UptimeSeconds: 60, Ready: true, Configuration: control.Configuration{LastReloadSuccessful: true},
 			Services: []control.Service{
 				{Name: "web", Mode: "auto", SynReceived: 70, SynPassed: 5000, FloodSeconds: 12, Rates: control.Rates{Syn: 50000, CookieValid: 70, Opened: 70},
-					Engagement: &control.Engagement{Engaged: true, Destinations: 1, HalfOpen: 128, SynRate: 1000}},
+					Engagement: &control.Engagement{Engaged: true, Destinations: 1, HalfOpen: 128, SynRate: 1000, HalfOpenNow: 12, SynRateNow: 50123}},
 				{Name: "mail", Mode: "monitor", SynPassed: 1 << 40, FloodSeconds: 7201, Rates: control.Rates{Syn: 1e7},
 					Engagement: &control.Engagement{Engaged: true, Spread: true, HalfOpen: 65536, SynRate: 10_000_000, WouldAnswer: 1 << 39, WouldDrop: 1 << 38}},
 			},
@@ -76,10 +76,11 @@ flows  0 open, 0 opening, 0 closing, 0 remembered
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
 web                  auto               70            0            0           0
 mail                 monitor             0            0            0           0
-auto       web: 5000 SYNs passed, half_open 128 or syn_rate 1000 engages
-monitor    mail: 1099511M SYNs passed, half_open 65536 or syn_rate 10000000
-           engages; mode auto would have answered 549755813888 SYNs, dropped
-           274877906944 packets
+auto       web: 5000 SYNs passed, half_open 12 (128 engages), syn_rate 50123
+           (1000 engages)
+monitor    mail: 1099511M SYNs passed, half_open 0 (65536 engages), syn_rate 0
+           (10000000 engages); mode auto would have answered 549755813888 SYNs,
+           dropped 274877906944 packets
 past flood web, 2026-01-02 03:04:05, for 1m1s: 1000 SYNs a second at most, 900
            to 192.0.2.10:80
 past flood web, 2026-01-02 03:04:05, for 1m2s: 1001 SYNs a second at most;

@@ -16,6 +16,9 @@ type Engagement struct {
 	HalfOpen    int     `json:"half_open"`
 	SynRate     int     `json:"syn_rate"`
 	HoldSeconds float64 `json:"hold_seconds"`
+	// HalfOpenNow and SynRateNow are how near to them the destination is that is nearest, see flood.Watch.Nearest.
+	HalfOpenNow int `json:"half_open_now"`
+	SynRateNow  int `json:"syn_rate_now"`
 	// FloodsStarted and FloodsEnded count floods; PeakSynRate is the most SYNs in a second of the one that lasts, or else of the latest.
 	FloodsStarted uint64 `json:"floods_started"`
 	FloodsEnded   uint64 `json:"floods_ended"`
@@ -34,6 +37,7 @@ func newEngagement(v *proxy.ServiceSnapshot) *Engagement {
 	return &Engagement{
 		Engaged: v.Engaged > 0 || v.Whole, Destinations: v.Engaged, Spread: v.Whole,
 		HalfOpen: v.HalfOpen, SynRate: v.SYNRate, HoldSeconds: seconds(v.Hold),
+		HalfOpenNow: v.MostHalfOpen, SynRateNow: v.MostRate,
 		FloodsStarted: v.FloodsStarted, FloodsEnded: v.FloodsEnded, PeakSynRate: v.PeakRate,
 		WouldAnswer: v.WouldAnswer, WouldDrop: v.WouldDrop,
 	}
