@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -264,4 +266,31 @@ func TestInterfaces(t *testing.T) {
 	if p := g.kernel().Problems; !slices.Equal(p, []string{"interface server0 does not exist any more"}) {
 		t.Errorf("problems in status: %q", p)
 	}
+}
+
+// TestMendRetried: what keeps levee from a repair may end without a word from the kernel.
+func TestMendRetried(t *testing.T) {
+	g := newGateway(t, services)
+	state := g.onTmpfs(services)
+	c := g.start()
+	before := withoutIndex(g.snapshot())
+	path := filepath.Join(state, "sysctls.json")
+	if err := os.WriteFile(path, []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.ip("ip rule flush protocol 108")
+	g.within("it is a problem", func() bool { return strings.Contains(c.Output(), "then delete the file") })
+	if p := g.kernel().Problems; len(p) != 1 || !strings.Contains(p[0], path) {
+		t.Errorf("problems in status: %q", p)
+	}
+	if _, stdout, _ := g.levee("status"); !strings.Contains(stdout, "not ready") {
+		t.Errorf("status:\n%s", stdout)
+	}
+	time.Sleep(mendTime) // until the last of the messages about the rules has been heeded
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	g.within("it is over", func() bool {
+		return strings.Contains(c.Output(), "a problem is over") && before == withoutIndex(g.snapshot())
+	})
 }
