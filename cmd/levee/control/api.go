@@ -98,7 +98,7 @@ type Service struct {
 	Flows     int    `json:"flows"`
 	// Engagement is null unless floods are looked for.
 	Engagement *Engagement `json:"engagement"`
-	// Rates are over the last ten seconds.
+	// Rates are over the last ten seconds, or since its flood has begun if that is less.
 	Rates Rates `json:"rates"`
 	// FloodSeconds is for how long the service has been flooded, 0 if it isn't: engaged, or would be, if floods are looked for, and otherwise with a
 	// thousand SYNs a second and four for each valid cookie.

@@ -32,8 +32,8 @@ func (d *daemon) Status() control.Status {
 	s.TUN = control.TUN{
 		Name: d.device.Name(), Queues: len(d.device.Queues()), Offload: d.device.Offload().String(), Steering: "ebpf",
 	}
-	d.trend.fill(time.Now(), &s)
 	s.SetFloods(time.Now(), d.proxy.Floods())
+	d.trend.fill(time.Now(), &s)
 	if d.cfg.Routing.Manage {
 		s.TUN.OnFailure = "block"
 		if d.cfg.Routing.Bypass {

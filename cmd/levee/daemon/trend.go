@@ -85,19 +85,32 @@ func perSecond(n uint64, d time.Duration) float64 {
 	return float64(n) / d.Seconds()
 }
 
-// fill adds rates and floods to a status.
+// since is what rates are made from: the oldest sample, or the first of a flood that is younger, but never the last one.
+func (t *trend) since(began time.Time) *trendSample {
+	for i := range t.samples[:len(t.samples)-1] {
+		if s := &t.samples[i]; !s.at.Before(began) {
+			return s
+		}
+	}
+	return &t.samples[len(t.samples)-2]
+}
+
+// fill adds rates to a status, and the floods of services that are not watched for them: those of others are there already.
 func (t *trend) fill(now time.Time, s *control.Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range s.Services {
 		v := &s.Services[i]
-		if f, ok := t.floods[v.Name]; ok {
+		if f, ok := t.floods[v.Name]; ok && v.Engagement == nil {
 			v.FloodSeconds = max(now.Sub(f.since).Seconds(), 1)
 		}
 		if len(t.samples) < 2 {
 			continue
 		}
 		first, last := &t.samples[0], &t.samples[len(t.samples)-1]
+		if v.FloodSeconds > 0 {
+			first = t.since(now.Add(-time.Duration(v.FloodSeconds * float64(time.Second))))
+		}
 		a, b, d := first.services[v.Name], last.services[v.Name], last.at.Sub(first.at)
 		v.Rates = control.Rates{
 			Syn:         perSecond(b.SynReceived-a.SynReceived+b.SynPassed-a.SynPassed, d),

@@ -53,3 +53,32 @@ func TestTrend(t *testing.T) {
 		}
 	}
 }
+
+// The rates of a flood that is younger than ten seconds are its own, not those of the quiet before, also where the floods are told by others.
+func TestTrendYoungFlood(t *testing.T) {
+	for _, watched := range []bool{false, true} {
+		var tr trend
+		now := time.Unix(1e9, 0)
+		web := proxy.ServiceSnapshot{Name: "web"}
+		second := func(syns uint64) {
+			now = now.Add(time.Second)
+			web.SynReceived += syns
+			tr.take(now, &proxy.Snapshot{Services: []proxy.ServiceSnapshot{web}})
+		}
+		for range 20 {
+			second(10)
+		}
+		for age := range 15 {
+			second(5000)
+			s := control.Status{Services: []control.Service{{Name: "web"}}}
+			if watched {
+				s.Services[0].Engagement = &control.Engagement{Engaged: true}
+				s.Services[0].FloodSeconds = float64(age) + 0.5
+			}
+			tr.fill(now, &s)
+			if got := s.Services[0].Rates.Syn; got != 5000 {
+				t.Errorf("watched is %v: %d s after its beginning a flood of 5000 SYNs a second has %v", watched, age, got)
+			}
+		}
+	}
+}
