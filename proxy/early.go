@@ -7,6 +7,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
+	"levee/stack"
 )
 
 // earlyPool holds what clients send before their servers have answered. It is a fixed number of chunks. Those of a flow
@@ -234,19 +235,16 @@ func (p *earlyPool) holdFIN(head *chunkRef, s *earlySegment, room int) holdResul
 	return holdNew
 }
 
-// end is the sequence number behind all that is held of a flow: a client that has sent as much resets there.
-func (p *earlyPool) end(f *flow) seqnum.Value {
-	end := f.clientISN + 1
-	for c := p.at(*f.early()); c != nil; c = p.at(c.next) {
-		if c.next == 0 {
-			end += seqnum.Value(c.end())
-			if c.flags&flagFIN != 0 {
-				end++
-			}
-		}
-	}
-	return end
-}
-
 // early is the head of the chain of a flow whose server has not answered: it is kept where the server's largest window will be.
 func (f *flow) early() *chunkRef { return &f.half[server].maxWindow }
+
+// sent is the sequence number behind all that the client of such a flow has sent, whether there was room for it or not: there it resets. It is
+// kept where the server's will be.
+func (f *flow) sent() *seqnum.Value { return &f.half[server].end }
+
+// noteSent is for a segment of the client's while its server has not answered.
+func (f *flow) noteSent(p *stack.Packet) {
+	if end := p.End(); f.sent().LessThan(end) {
+		*f.sent() = end
+	}
+}

@@ -165,6 +165,8 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 	w.enter(s, slot, evHandshake)
 	s.rewritten()
 	w.sendSYNs(f, svc)
+	*f.sent() = f.clientISN + 1
+	f.noteSent(p)
 	w.hold(f, svc)
 }
 
@@ -193,7 +195,7 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 	p, f := &w.pkt, &s.flows[slot]
 	switch {
 	case isRST(p):
-		if (p.Seq == f.half[client].end || p.Seq == w.proxy.early.end(f)) && p.ChecksumOK() {
+		if (p.Seq == f.half[client].end || p.Seq == *f.sent()) && p.ChecksumOK() {
 			// The server's answer, if one comes, gets a RST.
 			w.enter(s, slot, evRST)
 			return
@@ -209,6 +211,7 @@ func (w *Worker) fromClientOpening(s *stripe, slot uint32) {
 		if p.Options.Timestamps {
 			f.clientTSVal = p.Options.TSVal
 		}
+		f.noteSent(p)
 		if w.hold(f, w.serviceOf(f)) {
 			return
 		}

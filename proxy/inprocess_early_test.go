@@ -396,6 +396,30 @@ func TestResetsElsewhereWhileOpening(t *testing.T) {
 	wantHeld(t, s.Network, -1)
 }
 
+// A client resets behind what it has sent, also where there was no room for that.
+func TestResetBehindWhatWasNotHeld(t *testing.T) {
+	for name, first := range map[string]bool{"the handshake's ACK brings it": true, "it comes later": false} {
+		t.Run(name, func(t *testing.T) {
+			v := variant{}
+			cfg := early(v)
+			cfg.Proxy.EarlyPool = 0
+			s := &session{Network: proxytest.New(t, cfg), t: t, v: v}
+			c := newRawClient(s)
+			s.Peer(v.serverAddr().Addr(), true)
+			c.connect()
+			if !first {
+				c.acknowledge()
+			}
+			c.send(0, data(1, 1000))
+			p := c.segment(1000)
+			p.Flags = rst | ack
+			c.Send(&p, nil)
+			s.Advance(20 * time.Millisecond)
+			s.wantState(proxy.StateReset)
+		})
+	}
+}
+
 // Segments that show that they are not the client's, or that the server would not take, are not held.
 func TestEarlyDataOfStrangers(t *testing.T) {
 	v := variant{timestamps: true}
