@@ -51,10 +51,7 @@ func newCapture(file *string) *cobra.Command {
 			return misused("-w -: the standard output is a terminal: write to a file, or into a pipe")
 		}
 		if *path != "-" {
-			f, err := os.OpenFile(*path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-			if err != nil {
-				return err
-			}
+			f := &lateFile{path: *path}
 			defer func() { err = errors.Join(err, f.Close()) }()
 			out = f
 		}
@@ -67,7 +64,34 @@ func newCapture(file *string) *cobra.Command {
 	return cmd
 }
 
-// writeCapture writes what observe yields as pcapng, each packet at once, and returns how much of it there was.
+// lateFile is made, or emptied, by the first that is written to it: without a daemon an older capture of that name stays.
+type lateFile struct {
+	path string
+	file *os.File // nil before
+}
+
+// Write implements io.Writer.
+func (l *lateFile) Write(p []byte) (int, error) {
+	if l.file == nil {
+		f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return 0, err
+		}
+		l.file = f
+	}
+	return l.file.Write(p)
+}
+
+// Close implements io.Closer.
+func (l *lateFile) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
+}
+
+// writeCapture writes what observe yields as pcapng, each packet at once, and returns how much of it there was. If observe fails before
+// it yields anything, nothing is written.
 func writeCapture(out io.Writer, observe func(yield func(control.Observation) error) error) (last control.Sample, err error) {
 	w, err := pcapgo.NewNgWriterInterface(out,
 		pcapgo.NgInterface{Name: "levee", LinkType: layers.LinkTypeRaw, SnapLength: proxy.SnapLen, OS: runtime.GOOS, TimestampResolution: 9},
@@ -75,8 +99,9 @@ func writeCapture(out io.Writer, observe func(yield func(control.Observation) er
 	if err != nil {
 		return last, err
 	}
-	written := uint64(0)
+	written, begun := uint64(0), false
 	err = observe(func(o control.Observation) error {
+		begun = true
 		if o.Sample != nil {
 			last = *o.Sample
 			return w.Flush()
@@ -87,6 +112,9 @@ func writeCapture(out io.Writer, observe func(yield func(control.Observation) er
 			gopacket.CaptureInfo{Timestamp: d.Time, CaptureLength: len(d.Data), Length: max(d.Length, len(d.Data))}, d.Data,
 			pcapgo.NgPacketOptions{Comments: []string{captureComment(d)}})
 	})
+	if err != nil && !begun {
+		return last, err
+	}
 	// An interrupt may come between a packet and the next sample.
 	last.Shown, last.Matched = written, max(last.Matched, written)
 	return last, errors.Join(err, w.Flush())

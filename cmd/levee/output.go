@@ -95,6 +95,9 @@ func writeArray[T any](w io.Writer, name string, all func(yield func(T) error) e
 		_, err = b.Write(text)
 		return err
 	})
+	if err != nil && separator == "\n" {
+		return err // nothing has come: there is no answer to begin
+	}
 	if err != nil {
 		_ = b.Flush() // what has come; without the closing brackets it can't pass for all
 		return err
