@@ -22,6 +22,8 @@ const (
 	maxSecret = 256
 	// partTimeout is how long one of them may take.
 	partTimeout = 15 * time.Second
+	// daemonTimeout is how long all that the daemon is asked for may take: one that hangs answers none of it.
+	daemonTimeout = 15 * time.Second
 )
 
 // part is one file of a bundle.
@@ -39,6 +41,8 @@ type part struct {
 // source is how a part comes about.
 type source struct {
 	name, what string
+	// asks says that there is nothing in it but the daemon's answer.
+	asks bool
 	// collect writes it. With an error what was written counts all the same, if that is anything.
 	collect func(ctx context.Context, w io.Writer) error
 }
@@ -46,17 +50,24 @@ type source struct {
 // collectParts collects all, one after the other, and takes secrets out.
 func collectParts(ctx context.Context, sources []source, secrets [][]byte) []part {
 	var parts []part
+	left := daemonTimeout
 	for _, s := range sources {
 		if ctx.Err() != nil {
 			return parts
 		}
-		parts = append(parts, collectPart(ctx, s, secrets))
+		if !s.asks {
+			parts = append(parts, collectPart(ctx, s, partTimeout, secrets))
+			continue
+		}
+		began := time.Now()
+		parts = append(parts, collectPart(ctx, s, min(partTimeout, left), secrets))
+		left -= time.Since(began)
 	}
 	return parts
 }
 
-func collectPart(ctx context.Context, s source, secrets [][]byte) part {
-	ctx, cancel := context.WithTimeout(ctx, partTimeout)
+func collectPart(ctx context.Context, s source, timeout time.Duration, secrets [][]byte) part {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	// What is cut off must not be half a secret.
 	w := &bounded{left: maxPart + maxSecret}

@@ -38,7 +38,7 @@ func newDebugBundle(file *string) *cobra.Command {
 		Long: "Write a tar.gz of what levee says about itself and this machine: version, check, configuration, plan and what differs from\n" +
 			"it, status, connections, servers, metrics, three seconds of observe, where every goroutine is, crash reports, the log of\n" +
 			"systemd's journal, rules, routes, interfaces, nftables, sysctls and counters of the kernel. Nothing is changed. It takes some ten\n" +
-			"seconds, and works without a daemon: its README lists what is missing, and why.\n\n" +
+			"seconds, more if the daemon hangs, and works without one: its README lists what is missing, and why.\n\n" +
 			"The secret of the cookies is not in it, nor are keys among the sysctls. Addresses of clients and servers are: look before you hand it\n" +
 			"on. Each file has 1 MiB at most. Only its owner may read it, and no file is overwritten.",
 		Example: "  levee debug bundle\n  levee debug bundle -w /tmp/gateway7.tar.gz",

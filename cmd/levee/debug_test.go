@@ -218,12 +218,12 @@ func TestCollectParts(t *testing.T) {
 	}
 	failed := errors.New("it is\ngone, " + string(key))
 	parts := collectParts(t.Context(), []source{
-		{"whole", "", writes(nil, []byte("a "), key, []byte(" b"))},
-		{"long", "", writes(nil, long, key, long)},
-		{"longest", "", writes(nil, long, long, key)},
-		{"failed", "", writes(failed)},
-		{"half", "", writes(failed, []byte("a"))},
-		{"slow", "", func(ctx context.Context, _ io.Writer) error {
+		{"whole", "", false, writes(nil, []byte("a "), key, []byte(" b"))},
+		{"long", "", false, writes(nil, long, key, long)},
+		{"longest", "", false, writes(nil, long, long, key)},
+		{"failed", "", false, writes(failed)},
+		{"half", "", false, writes(failed, []byte("a"))},
+		{"slow", "", false, func(ctx context.Context, _ io.Writer) error {
 			if _, bounded := ctx.Deadline(); !bounded {
 				t.Error("nothing ends it")
 			}
@@ -244,7 +244,7 @@ func TestCollectParts(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if parts := collectParts(ctx, []source{{"never", "", nil}}, nil); len(parts) != 0 {
+	if parts := collectParts(ctx, []source{{"never", "", false, nil}}, nil); len(parts) != 0 {
 		t.Errorf("interrupted: %v", parts)
 	}
 }

@@ -35,23 +35,24 @@ func gather(ctx context.Context, file string) []part {
 func leveeSources(file string) (out []source) {
 	for _, v := range []struct {
 		name string
+		asks bool
 		args []string
 	}{
-		{"version.txt", []string{"version"}},
-		{"check.txt", []string{"check"}},
-		{"status.txt", []string{"status"}},
-		{"status.json", []string{"status", "-o", "json"}},
-		{"plan.txt", []string{"plan"}},
-		{"difference.txt", []string{"plan", "--diff"}},
-		{"flows.txt", []string{"flows", "list", "--limit", "1000"}},
-		{"servers.txt", []string{"servers"}},
-		{"observe.txt", []string{"observe", "--for", "3s", "-n", "1000", "--rate", "1000"}},
+		{"version.txt", false, []string{"version"}},
+		{"check.txt", false, []string{"check"}},
+		{"status.txt", true, []string{"status"}},
+		{"status.json", true, []string{"status", "-o", "json"}},
+		{"plan.txt", false, []string{"plan"}},
+		{"difference.txt", false, []string{"plan", "--diff"}},
+		{"flows.txt", true, []string{"flows", "list", "--limit", "1000"}},
+		{"servers.txt", true, []string{"servers"}},
+		{"observe.txt", true, []string{"observe", "--for", "3s", "-n", "1000", "--rate", "1000"}},
 	} {
-		out = append(out, source{v.name, "levee " + strings.Join(v.args, " "), func(ctx context.Context, w io.Writer) error {
+		out = append(out, source{v.name, "levee " + strings.Join(v.args, " "), v.asks, func(ctx context.Context, w io.Writer) error {
 			return runVerb(ctx, w, append(v.args, "--config", file))
 		}})
 	}
-	return append(out, source{"configuration.yaml", "the configuration with the environment and the defaults, without comments", func(_ context.Context, w io.Writer) error {
+	return append(out, source{"configuration.yaml", "the configuration with the environment and the defaults, without comments", false, func(_ context.Context, w io.Writer) error {
 		text, err := config.Effective(file)
 		_, failed := io.WriteString(w, text)
 		return errors.Join(err, failed)
@@ -86,16 +87,16 @@ func runVerb(ctx context.Context, w io.Writer, args []string) error {
 func daemonSources(cfg config.Config) []source {
 	client := control.NewClient(cfg.SocketPath())
 	out := []source{
-		{"goroutines.txt", "where the daemon's goroutines are, without arguments of functions", func(ctx context.Context, w io.Writer) error {
+		{"goroutines.txt", "where the daemon's goroutines are, without arguments of functions", true, func(ctx context.Context, w io.Writer) error {
 			stacks, err := client.Goroutines(ctx)
 			if err == nil {
 				_, err = w.Write(stacks)
 			}
 			return err
 		}},
-		{"metrics.txt", "/metrics", func(ctx context.Context, w io.Writer) error { return scrape(ctx, w, cfg.Metrics, "/metrics") }},
-		{"readyz.txt", "/readyz", func(ctx context.Context, w io.Writer) error { return scrape(ctx, w, cfg.Metrics, "/readyz") }},
-		{"process.txt", "the daemon's status, limits and threads in /proc", func(ctx context.Context, w io.Writer) error {
+		{"metrics.txt", "/metrics", true, func(ctx context.Context, w io.Writer) error { return scrape(ctx, w, cfg.Metrics, "/metrics") }},
+		{"readyz.txt", "/readyz", true, func(ctx context.Context, w io.Writer) error { return scrape(ctx, w, cfg.Metrics, "/readyz") }},
+		{"process.txt", "the daemon's status, limits and threads in /proc", false, func(ctx context.Context, w io.Writer) error {
 			pid, err := client.PID(ctx)
 			if err == nil && pid == 0 {
 				err = errors.New("it is in another PID namespace")
@@ -105,14 +106,14 @@ func daemonSources(cfg config.Config) []source {
 			}
 			return copyFiles(w, fmt.Sprintf("/proc/%d/status", pid), fmt.Sprintf("/proc/%d/limits", pid), fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		}},
-		{"state_dir.txt", "what is in state_dir", func(_ context.Context, w io.Writer) error { return listFolder(w, cfg.StateDir) }},
+		{"state_dir.txt", "what is in state_dir", false, func(_ context.Context, w io.Writer) error { return listFolder(w, cfg.StateDir) }},
 	}
 	for _, name := range []string{"crash", "crash.previous"} {
 		path := filepath.Join(cfg.StateDir, name)
 		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			continue // and nobody misses it
 		}
-		out = append(out, source{name + ".txt", "a crash report, without arguments of functions", func(_ context.Context, w io.Writer) error {
+		out = append(out, source{name + ".txt", "a crash report, without arguments of functions", false, func(_ context.Context, w io.Writer) error {
 			text, err := readSome(path)
 			if err == nil {
 				_, err = w.Write(control.WithoutArguments(text))
@@ -169,7 +170,7 @@ func hostSources() (out []source) {
 		{"host/qdiscs.txt", []string{"tc", "-statistics", "qdisc"}},
 		{"host/cpus.txt", []string{"lscpu"}},
 	} {
-		out = append(out, source{c.name, strings.Join(c.args, " "), func(ctx context.Context, w io.Writer) error { return runProgram(ctx, w, c.args...) }})
+		out = append(out, source{c.name, strings.Join(c.args, " "), false, func(ctx context.Context, w io.Writer) error { return runProgram(ctx, w, c.args...) }})
 	}
 	for _, f := range []struct {
 		name  string
@@ -180,11 +181,11 @@ func hostSources() (out []source) {
 		{"host/interrupts.txt", []string{"/proc/interrupts", "/proc/softirqs", "/proc/net/softnet_stat"}},
 		{"host/counters.txt", []string{"/proc/net/snmp", "/proc/net/snmp6", "/proc/net/netstat", "/proc/net/dev", "/proc/net/sockstat", "/proc/net/stat/nf_conntrack", "/proc/net/stat/synproxy"}},
 	} {
-		out = append(out, source{f.name, strings.Join(f.paths, " "), func(_ context.Context, w io.Writer) error { return copyFiles(w, f.paths...) }})
+		out = append(out, source{f.name, strings.Join(f.paths, " "), false, func(_ context.Context, w io.Writer) error { return copyFiles(w, f.paths...) }})
 	}
 	return append(out,
-		source{"host/offloads.txt", "ethtool --show-features, of every interface", writeOffloads},
-		source{"host/sysctls.txt", "/proc/sys/net, without keys", func(ctx context.Context, w io.Writer) error { return writeSysctls(ctx, w, "/proc/sys/net") }})
+		source{"host/offloads.txt", "ethtool --show-features, of every interface", false, writeOffloads},
+		source{"host/sysctls.txt", "/proc/sys/net, without keys", false, func(ctx context.Context, w io.Writer) error { return writeSysctls(ctx, w, "/proc/sys/net") }})
 }
 
 // runProgram runs a program of the machine; whatever it says goes to w.
