@@ -110,11 +110,15 @@ func (w *Worker) takeOver(s *stripe, slot uint32, from side) bool {
 	if reason != NumDropReasons {
 		return false
 	}
+	used := live(f.state) && f.has(opened) && f.state != StateOpening
+	if used && (f.has(timestamps) && !p.Options.Timestamps || w.former(f, &valid)) {
+		return false // see reopen
+	}
+	if !w.mayReplace(f, svc) {
+		return true
+	}
 	if live(f.state) {
-		if f.has(opened) && f.state != StateOpening {
-			if f.has(timestamps) && !p.Options.Timestamps || w.former(f, &valid) {
-				return false // see reopen
-			}
+		if used {
 			// The server's half may still live.
 			rst := f.segmentTo(server)
 			rst.Seq, rst.Flags = f.half[server].ack, flagRST

@@ -69,11 +69,20 @@ func (p *Proxy) crowded(svc *service, src *stack.Addr) bool {
 
 // mayOpen says whether the source of the packet in work, which has proved that it exists, may open another flow, and takes a token for it. If
 // not, the packet is counted as dropped. The client sends its first data again, and they may find room while its cookie lasts.
-func (w *Worker) mayOpen(svc *service) bool {
+func (w *Worker) mayOpen(svc *service) bool { return w.mayHave(svc, w.proxy.crowded(svc, &w.pkt.Src)) }
+
+// mayReplace is mayOpen for a flow whose record the new one takes. If the source has it among its flows still, there will be no more of them.
+func (w *Worker) mayReplace(f *flow, svc *service) bool {
+	counted := f.proven() && f.service == svc.state.index
+	return w.mayHave(svc, !counted && w.proxy.crowded(svc, &w.pkt.Src))
+}
+
+// mayHave is mayOpen for a source that has, or has not, all the flows that it may have.
+func (w *Worker) mayHave(svc *service, crowded bool) bool {
 	src, reason := &w.pkt.Src, NumDropReasons
 	switch {
 	case svc.PerSource == PerSource{} || svc.lists.of(src) == allowed:
-	case w.proxy.crowded(svc, src):
+	case crowded:
 		reason = DropSourceFlows
 	case svc.PerSource.Rate > 0 && !w.proxy.opened.take(sourceOf(src, svc), w.now.since, svc.PerSource.Rate):
 		reason = DropSourceRate

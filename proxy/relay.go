@@ -155,6 +155,9 @@ func (w *Worker) reopen(s *stripe, slot uint32) bool {
 		w.drop(DropReplay)
 		return true
 	}
+	if !w.mayReplace(f, svc) {
+		return true
+	}
 	w.count(svc).connReopened.inc()
 	switch f.state {
 	case StateOpening, StateOpen, StateClientClosed, StateServerClosed:
