@@ -75,3 +75,36 @@ func TestPerSourceReplaces(t *testing.T) {
 		t.Error("a connection isn't begun anew")
 	}
 }
+
+// A source's flows are counted with the service that they belong to, also where a connection is begun anew after its address went to
+// another service.
+func TestPerSourceServiceChanges(t *testing.T) {
+	r := newSourceRig(t, func(cfg *Config) { cfg.Services[0].PerSource.Flows = 5 })
+	h := r.host("203.0.113.1")
+	if !h.connect() {
+		t.Fatal("no connection")
+	}
+	src := stack.AddrFrom(h.addr)
+	former := r.proxy.policy.Load().services[0]
+	cfg := r.proxy.cfg
+	cfg.Services = append([]Service(nil), former.Service)
+	cfg.Services[0].Name = "other"
+	if err := r.proxy.Reload(cfg, r.now); err != nil {
+		t.Fatal(err)
+	}
+	want := func(when string, was, is int) {
+		t.Helper()
+		other := r.proxy.policy.Load().services[0]
+		if a, b := r.proxy.perSource.of(sourceOf(&src, former)), r.proxy.perSource.of(sourceOf(&src, other)); a != was || b != is {
+			t.Errorf("%s the source has %d flows with the former service and %d with the other, not %d and %d", when, a, b, was, is)
+		}
+	}
+	want("before", 1, 0)
+	synAck := h.again(40001, 5_000_000)
+	if !h.finishAgain(40001, 5_000_000, synAck) {
+		t.Fatal("the connection isn't begun anew")
+	}
+	want("then", 0, 1)
+	h.sends(stack.Segment{Seq: 5_000_001, Flags: flagRST})
+	want("at last", 0, 0)
+}

@@ -169,8 +169,14 @@ func (w *Worker) assign(f *flow, svc *service) {
 		f.service = svc.state.index
 		return
 	}
-	was := w.serviceOf(f).state
+	was, proven := w.serviceOf(f).state, f.proven()
+	if proven {
+		w.proxy.count(f, -1) // of its source, with the former service
+	}
 	f.service = svc.state.index
+	if proven {
+		w.proxy.count(f, 1)
+	}
 	was.records.Add(-1)
 	svc.state.records.Add(1)
 	if live(f.state) {
