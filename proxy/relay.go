@@ -25,7 +25,7 @@ func (w *Worker) segment(s *stripe, slot uint32, from side, frame []byte) {
 	case f.state == StateOpening:
 		w.fromServerOpening(s, slot)
 	case !f.has(opened):
-		w.neverOpened(s, slot, from)
+		w.neverOpened(s, slot, from, frame)
 	default:
 		w.relay(s, slot, from, frame)
 	}
@@ -48,6 +48,9 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 	}
 	if isSYN(p) {
 		w.synAckAgain(s, slot, from, frame)
+		return
+	}
+	if !plausible && w.wentAround(s, slot, from, frame) {
 		return
 	}
 	if from == client && !plausible && f.state.Ended() && !f.has(direct) && !isRST(p) {
@@ -106,7 +109,7 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 }
 
 // neverOpened handles a segment of a flow that ended before the server accepted it.
-func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
+func (w *Worker) neverOpened(s *stripe, slot uint32, from side, frame []byte) {
 	p, f := &w.pkt, &s.flows[slot]
 	switch {
 	case isRST(p):
@@ -121,6 +124,7 @@ func (w *Worker) neverOpened(s *stripe, slot uint32, from side) {
 		// The client has not seen its RST.
 		w.resetClient(f)
 	case from == client && w.reopen(s, slot):
+	case w.wentAround(s, slot, from, frame):
 	default:
 		w.drop(DropNoFlow)
 	}

@@ -542,6 +542,49 @@ func TestWentAround(t *testing.T) {
 	}
 }
 
+// TestWentAroundRemembered: a connection that was opened around levee goes on although levee remembers another of its ports that is over.
+func TestWentAroundRemembered(t *testing.T) {
+	for name, end := range map[string]func(h *host, k seqnum.Value){
+		"closed": func(h *host, k seqnum.Value) {
+			h.sends(stack.Segment{Seq: 1001, Ack: k + 1, Flags: flagFIN | flagACK})
+			h.hears(stack.Segment{Seq: 5001, Ack: 1002, Flags: flagFIN | flagACK})
+			h.sends(stack.Segment{Seq: 1002, Ack: k + 2, Flags: flagACK})
+		},
+		"reset": func(h *host, _ seqnum.Value) { h.sends(stack.Segment{Seq: 1001, Flags: flagRST}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
+			r.now = r.now.Add(time.Hour)
+			h := r.host("203.0.113.1")
+			synAck, _ := h.syn()
+			if !h.acknowledge(synAck) {
+				t.Fatal("no flow")
+			}
+			h.hears(stack.Segment{Seq: 5000, Ack: 1001, Flags: flagSYN | flagACK, Window: 65535, MSS: 1460, WScale: 7})
+			r.wantStates(StateOpen, 1)
+			end(h, synAck.Seq)
+			// Far from all the numbers of the other.
+			request := stack.Segment{Seq: 3_000_000_000, Ack: 2_000_000_000, Flags: flagACK | flagPSH, Window: 7}
+			answer := stack.Segment{Seq: 2_000_000_000, Ack: 3_000_000_000, Flags: flagACK | flagPSH, Window: 7}
+			if n := len(h.sends(request)); n != 0 {
+				t.Errorf("%d segments pass although nothing went around levee", n)
+			}
+			r.proxy.WentAround(r.now)
+			r.now = r.now.Add(time.Second)
+			for range 2 {
+				if sent := h.sends(request); len(sent) != 1 || sent[0].Seq != request.Seq || sent[0].Ack != request.Ack {
+					t.Errorf("the request: %+v", sent)
+				}
+				if sent := h.hears(answer); len(sent) != 1 || sent[0].Seq != answer.Seq || sent[0].Ack != answer.Ack {
+					t.Errorf("the answer: %+v", sent)
+				}
+				r.wantStates(StateOpen, 1)
+				r.now = r.now.Add(time.Hour) // the grace is over, and the connection goes on
+			}
+		})
+	}
+}
+
 // TestGraceAdoptsByFIN: a server's FIN tells of its connection too, and counts when it is acknowledged.
 func TestGraceAdoptsByFIN(t *testing.T) {
 	r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })

@@ -75,7 +75,7 @@ func (w *Worker) unknown(s *stripe, key *flowKey, hash uint64, srcLow bool, svc 
 		w.count(svc).allowed.inc()
 	case svc.Unknown == UnknownPass:
 		why = PassUnknown
-	case w.now.since-max(svc.since, time.Duration(w.proxy.around.Load())) < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate):
+	case w.hasGrace(svc):
 		why = PassGrace
 	case svc.Unknown == UnknownReset:
 		w.resetStray(svc, from, reason)
@@ -90,6 +90,36 @@ func (w *Worker) unknown(s *stripe, key *flowKey, hash uint64, srcLow bool, svc 
 	}
 	w.firstFragment()
 	w.pass(why, frame)
+}
+
+// hasGrace says whether a segment of a connection that levee doesn't know may pass, because there may be such connections, and counts it.
+func (w *Worker) hasGrace(svc *service) bool {
+	return w.now.since-max(svc.since, time.Duration(w.proxy.around.Load())) < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate)
+}
+
+// wentAround handles a segment that can't be of the connection that is over and only remembered, but may be of a later one with the same ports that
+// went around levee. It passes as one of no flow would, and the server's has the later connection take the record: the client's alone doesn't, so
+// that nobody can have levee forget which cookies were used. False leaves the segment to the caller.
+func (w *Worker) wentAround(s *stripe, slot uint32, from side, frame []byte) bool {
+	p, f := &w.pkt, &s.flows[slot]
+	if !f.state.Ended() || f.has(direct) || isSYN(p) {
+		return false
+	}
+	svc, peer := w.policy.find(&p.Dst, p.DstPort), &p.Src
+	if from == server {
+		svc, peer = w.policy.find(&p.Src, p.SrcPort), &p.Dst
+	}
+	if !svc.protected() || svc.lists.of(peer) == denied || !w.hasGrace(svc) {
+		return false
+	}
+	if from == server && adoptable(p) {
+		key, srcLow := f.key, f.from(true) == from
+		w.enter(s, slot, evTimeout)
+		w.adopt(s, &key, w.proxy.table.hash.of(&key), srcLow, svc)
+	}
+	w.firstFragment()
+	w.pass(PassGrace, frame)
+	return true
 }
 
 // resetStray answers a segment of no flow.
@@ -113,6 +143,11 @@ func (w *Worker) resetStray(svc *service, from side, reason DropReason) {
 	w.out.build(&rst)
 }
 
+// adoptable says whether a server's segment shows a connection.
+func adoptable(p *stack.Packet) bool {
+	return isACK(p) && p.Flags&(flagSYN|flagRST) == 0 && p.ChecksumOK()
+}
+
 // unknownScale stands for the window scales of an adopted connection, whose handshake nobody saw: the largest there is, so
 // that nothing that belongs to it is taken for implausible.
 const unknownScale = 14
@@ -122,7 +157,7 @@ const unknownScale = 14
 // the table is full the connection goes untracked.
 func (w *Worker) adopt(s *stripe, key *flowKey, hash uint64, srcLow bool, svc *service) {
 	p := &w.pkt
-	if !isACK(p) || p.Flags&(flagSYN|flagRST) != 0 || !p.ChecksumOK() {
+	if !adoptable(p) {
 		return
 	}
 	slot, ok := s.insert(key, hash, w.evict)
