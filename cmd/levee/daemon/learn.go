@@ -55,7 +55,7 @@ func (d *daemon) openServers() error {
 	}
 	d.background("probes", func(ctx context.Context) {
 		if err := d.prober.Run(ctx, d.servers); err != nil {
-			d.log.Warn("servers are no longer probed", "error", err)
+			d.log.Warn("the sockets of probes don't close", "error", err)
 		}
 	})
 	for _, k := range firstProbes(d.cfg) {

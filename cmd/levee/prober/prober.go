@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 
 	"levee/proxy/servers"
@@ -29,7 +29,7 @@ const (
 	Refused
 	// Silent: neither.
 	Silent
-	// Unsent: the kernel had no way to the server, or no longer.
+	// Unsent: the kernel had no way to the server, or no longer, or gives an error for what comes back.
 	Unsent
 	// Skipped: too many were waiting.
 	Skipped
@@ -70,6 +70,8 @@ type Prober struct {
 	queues  [servers.NumQuestions]queue
 	counts  [NumOutcomes]atomic.Uint64
 	sockets *sockets
+	// deaf is at how many sockets answers may have been missed: the latest that the kernel gave there was an error.
+	deaf atomic.Int32
 	// transmit sends the SYN of a probe.
 	transmit func(k *servers.Key, isn seqnum.Value) error
 
@@ -120,21 +122,19 @@ func (p *Prober) Count(o Outcome) uint64 { return p.counts[o].Load() }
 // Close is for a Prober that is not run.
 func (p *Prober) Close() error { return p.sockets.close() }
 
-// Run sends what is asked for and tells the table, until ctx is done; then it closes the sockets and returns nil.
+// Run sends what is asked for and tells the table, until ctx is done; then it closes the sockets. No error of theirs ends it before.
 func (p *Prober) Run(ctx context.Context, table Table) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var group errgroup.Group
+	var receivers sync.WaitGroup
 	answers := make(chan answer, 16)
 	for _, c := range p.sockets.conns() {
-		group.Go(func() error {
-			defer cancel() // if it fails, all ends
-			return receive(ctx, c, answers)
-		})
+		receivers.Go(func() { p.receive(ctx, c, answers) })
 	}
 	p.loop(ctx, table, answers)
-	closed := p.sockets.close() // which ends the others
-	return errors.Join(group.Wait(), closed)
+	err := p.sockets.close() // which ends the others
+	receivers.Wait()
+	return err
 }
 
 func (p *Prober) loop(ctx context.Context, table Table, answers <-chan answer) {
@@ -209,6 +209,9 @@ func (p *Prober) expire(table Table, now time.Time) {
 				delete(p.pending, k)
 				p.unsent(table, &k, now)
 			}
+		case p.deaf.Load() != 0:
+			delete(p.pending, k)
+			p.unsent(table, &k, now)
 		default:
 			delete(p.pending, k)
 			p.counts[Silent].Add(1)
@@ -241,17 +244,33 @@ type answer struct {
 	what  servers.Answer
 }
 
-// receive hands on answers until the socket is closed.
-func receive(ctx context.Context, c *net.IPConn, answers chan<- answer) error {
+// deafness is the wait after an error, which may be there again at once.
+const deafness = 100 * time.Millisecond
+
+// receive hands on answers until the socket is closed. No other error ends it: servers would be taken for silent.
+func (p *Prober) receive(ctx context.Context, c *net.IPConn, answers chan<- answer) {
 	// The IPv6 header that is missing in front makes one parser do for both families.
 	buffer := make([]byte, fakeHeader+maxSegment)
+	deaf := false
 	for {
 		n, from, err := c.ReadFromIP(buffer[fakeHeader:])
 		if errors.Is(err, net.ErrClosed) {
-			return nil
+			return
 		}
-		if err != nil {
-			return fmt.Errorf("receive answers to probes: %w", err)
+		switch failed := err != nil; {
+		case failed && !deaf:
+			p.deaf.Add(1)
+		case !failed && deaf:
+			p.deaf.Add(-1)
+		}
+		deaf = err != nil
+		if deaf {
+			select {
+			case <-time.After(deafness):
+				continue
+			case <-ctx.Done():
+				return
+			}
 		}
 		addr, ok := netip.AddrFromSlice(from.IP)
 		if !ok {
@@ -261,7 +280,7 @@ func receive(ctx context.Context, c *net.IPConn, answers chan<- answer) error {
 			select {
 			case answers <- a:
 			case <-ctx.Done():
-				return nil
+				return
 			}
 		}
 	}

@@ -3,11 +3,14 @@ package prober
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 
+	"levee/integration/lab"
+	"levee/integration/lab/labtest"
 	"levee/proxy/servers"
 )
 
@@ -65,5 +68,40 @@ func TestTries(t *testing.T) {
 				t.Errorf("%d counted, %d pending", n, len(p.pending))
 			}
 		})
+	}
+}
+
+// TestDeaf: while the kernel gives errors instead of answers nobody is taken for silent, and afterwards the prober hears again.
+func TestDeaf(t *testing.T) {
+	l := labtest.New(t, lab.Config{})
+	nobody := keyOf(netip.AddrPortFrom(l.Servers[0].AddrPort(false, 80).Addr().Next(), 80))
+	closed := keyOf(l.Servers[0].AddrPort(false, 81))
+	got := &results{answered: map[servers.Key]servers.Answer{}, failed: map[servers.Key]servers.State{}}
+	var p *Prober
+	hears := sync.OnceFunc(func() {
+		if err := p.sockets.v4.SetReadDeadline(time.Time{}); err != nil {
+			t.Error(err)
+		}
+		p.Ask(closed, servers.WhatItDoes)
+	})
+	runInGateway(t, l, 100, &p, got, func() bool {
+		if got.count() == 1 {
+			hears()
+		}
+		return got.count() == 2
+	}, func() {
+		if err := p.sockets.v4.SetReadDeadline(time.Unix(1, 0)); err != nil {
+			t.Error(err)
+		}
+		p.Ask(nobody, servers.WhatItDoes)
+	})
+	if how := got.failed[nobody]; how != servers.Unknown {
+		t.Errorf("who may have answered is %v", how)
+	}
+	if how := got.failed[closed]; how != servers.Closed {
+		t.Errorf("the closed port is %v", how)
+	}
+	if n := p.deaf.Load(); n != 0 {
+		t.Errorf("still deaf at %d sockets", n)
 	}
 }
