@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -149,7 +150,9 @@ func TestChaos(t *testing.T) {
 	}
 	c.compare("from the beginning", atFirst, atLast, false)
 	c.compare("in the last third, in one process", atTwoThirds, atLast, duration >= 5*time.Minute)
-	if status, err := p.levee.Status(t.Context()); err != nil || !status.Ready || len(status.Kernel.Problems) > 0 {
+	// An interface that has gone is told for two minutes: it may come back.
+	problem := func(text string) bool { return !strings.HasPrefix(text, "interface other0 ") }
+	if status, err := p.levee.Status(t.Context()); err != nil || !status.Ready || slices.ContainsFunc(status.Kernel.Problems, problem) {
 		t.Errorf("in the end: %+v, %v", status, err)
 	}
 	if path := os.Getenv("LEVEE_CHAOS_OUT"); path != "" && !t.Failed() {
@@ -289,7 +292,7 @@ type holding struct {
 func (c *chaos) holds() holding {
 	c.t.Helper()
 	h := holding{resources: held(c.t, c.Gateway)}
-	for range 5 {
+	for range 20 {
 		time.Sleep(200 * time.Millisecond)
 		values := scrape(c.t, c.Gateway)
 		h.goroutines, h.fds = min(h.goroutines, int(values["go_goroutines"])), min(h.fds, int(values["process_open_fds"]))
