@@ -72,7 +72,12 @@ func (p *Proxy) crowded(svc *service, src *stack.Addr) bool {
 func (w *Worker) mayOpen(svc *service) bool { return w.mayHave(svc, w.proxy.crowded(svc, &w.pkt.Src)) }
 
 // mayReplace is mayOpen for a flow whose record the new one takes. If the source has it among its flows still, there will be no more of them.
+// The source may be denied since its cookie was made.
 func (w *Worker) mayReplace(f *flow, svc *service) bool {
+	if svc.Mode != ModeMonitor && svc.lists.of(&w.pkt.Src) == denied {
+		w.deny(svc)
+		return false
+	}
 	counted := f.proven() && f.service == svc.state.index
 	return w.mayHave(svc, !counted && w.proxy.crowded(svc, &w.pkt.Src))
 }

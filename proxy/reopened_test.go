@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -73,6 +74,25 @@ func TestPerSourceReplaces(t *testing.T) {
 	}
 	if !h.finishAgain(40001, 5_000_000, synAck) {
 		t.Error("a connection isn't begun anew")
+	}
+}
+
+// A source that is denied while it has a cookie opens nothing by it, be its ports remembered or not.
+func TestReopenedDenied(t *testing.T) {
+	r := newSourceRig(t, func(*Config) {})
+	h := r.host("203.0.113.1")
+	if !h.connect() {
+		t.Fatal("no connection")
+	}
+	h.sends(stack.Segment{Seq: 1001, Flags: flagRST})
+	r.now = r.now.Add(time.Second)
+	remembered, other := h.again(40001, 5_000_000), h.again(50000, 5_000_000)
+	r.change(func(s *Service) { s.Deny = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} })
+	if h.finishAgain(40001, 5_000_000, remembered) || h.finishAgain(50000, 5_000_000, other) {
+		t.Error("a denied source opens a connection")
+	}
+	if n := r.drops(DropDenied); n != 2 {
+		t.Errorf("%d drops counted, not 2", n)
 	}
 }
 
