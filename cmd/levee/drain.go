@@ -25,7 +25,8 @@ func newDrain(file *string) *cobra.Command {
 			"then nothing breaks. New connections go to the servers themselves from the beginning of the drain, unprotected. With\n" +
 			"--timeout it stops after that time whatever is open, which breaks; the exit code is then 1.\n\n" +
 			"Ctrl-C cancels the drain, and so does levee drain --cancel from elsewhere: the daemon protects again. If this command ends\n" +
-			"in any other way the drain goes on; levee drain joins it. With -o json each line is an object.",
+			"in any other way the drain goes on; levee drain joins it. It takes 3 seconds at least, for clients that hold a cookie.\n" +
+			"With -o json each line is an object.",
 		Example: "  levee drain\n  levee drain --timeout 10m\n  levee drain --cancel",
 	}
 	output := addOutput(cmd)
