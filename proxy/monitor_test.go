@@ -62,18 +62,6 @@ func shortened(frame []byte, n int) []byte {
 	return frame[:stack.VirtioLen+n]
 }
 
-// framesFor gives the worker a frame and returns those that it sends.
-func (r *rig) framesFor(frame []byte) [][]byte {
-	l := &keepLink{in: [][]byte{frame}}
-	was := r.worker.link
-	r.worker.link, r.worker.out.link = l, l
-	defer func() { r.worker.link, r.worker.out.link = was, was }()
-	if _, err := r.worker.Step(r.clock, 0); err != nil {
-		r.t.Fatal(err)
-	}
-	return l.out
-}
-
 // TestMonitorDropsNothing: what auto drops goes on as it is, and is counted, where its service is only monitored.
 func TestMonitorDropsNothing(t *testing.T) {
 	for _, addr := range []string{"203.0.113.1", "2001:db8:5::1"} {

@@ -31,8 +31,8 @@ func (l *keepLink) Send(frames [][]byte) error {
 	return nil
 }
 
-// sentFor gives the worker a frame and returns all that it sends.
-func (r *rig) sentFor(frame []byte) (sent []stack.Packet) {
+// framesFor gives the worker a frame and returns those that it sends.
+func (r *rig) framesFor(frame []byte) [][]byte {
 	l := &keepLink{in: [][]byte{frame}}
 	was := r.worker.link
 	r.worker.link, r.worker.out.link = l, l
@@ -40,7 +40,12 @@ func (r *rig) sentFor(frame []byte) (sent []stack.Packet) {
 	if _, err := r.worker.Step(r.clock, 0); err != nil {
 		r.t.Fatal(err)
 	}
-	for _, f := range l.out {
+	return l.out
+}
+
+// sentFor gives the worker a frame and returns all that it sends.
+func (r *rig) sentFor(frame []byte) (sent []stack.Packet) {
+	for _, f := range r.framesFor(frame) {
 		var p stack.Packet
 		p.Parse(f[stack.VirtioLen:], true)
 		sent = append(sent, p)

@@ -17,12 +17,13 @@ type ethtoolRequest struct {
 	_    [16]byte
 }
 
-// ethtool gets or sets one value of the interface.
-func (d *Device) ethtool(cmd, value uint32) (uint32, error) {
+// Ethtool gets or sets one value of an interface by SIOCETHTOOL, in the network namespace of fd, which is any socket. cmd is ETHTOOL_GTSO or another
+// that takes a struct ethtool_value; value is for those that set. What the device doesn't know is an error.
+func Ethtool(fd int, name string, cmd, value uint32) (uint32, error) {
 	data := &ethtoolValue{cmd: cmd, data: value}
 	request := ethtoolRequest{data: unsafe.Pointer(data)}
-	copy(request.name[:unix.IFNAMSIZ-1], d.name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(d.control), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
+	copy(request.name[:unix.IFNAMSIZ-1], name)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
 	runtime.KeepAlive(data)
 	if errno != 0 {
 		return 0, errno
@@ -45,10 +46,10 @@ func (d *Device) mendOffloads() (off []string, err error) {
 		if !f.granted {
 			continue
 		}
-		on, err := d.ethtool(f.get, 0)
+		on, err := Ethtool(d.control, d.name, f.get, 0)
 		if err == nil && on == 0 {
 			off = append(off, f.name)
-			_, err = d.ethtool(f.set, 1)
+			_, err = Ethtool(d.control, d.name, f.set, 1)
 		}
 		if err != nil {
 			return off, fmt.Errorf("interface %s: switch its offload %s on again: %w", d.name, f.name, err)

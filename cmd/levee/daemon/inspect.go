@@ -3,10 +3,8 @@ package daemon
 import (
 	"fmt"
 	"net"
-	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -79,15 +77,6 @@ func inspectInterface(name string, tunMTU int) (out []routes.Finding) {
 	return out
 }
 
-// ethtoolValue is struct ethtool_value, ethtoolRequest struct ifreq with ifr_data (include/uapi/linux/ethtool.h, net/if.h).
-type ethtoolValue struct{ cmd, data uint32 }
-
-type ethtoolRequest struct {
-	name [unix.IFNAMSIZ]byte
-	data unsafe.Pointer
-	_    [16]byte
-}
-
 // offloadsOff lists the offloads that are off, as ethtool(8) names them. What the device doesn't tell of is not among them.
 func offloadsOff(name string) (off []string) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -99,12 +88,7 @@ func offloadsOff(name string) (off []string) {
 		name string
 		cmd  uint32
 	}{{"gro", unix.ETHTOOL_GGRO}, {"gso", unix.ETHTOOL_GGSO}, {"tso", unix.ETHTOOL_GTSO}} {
-		value := &ethtoolValue{cmd: o.cmd}
-		request := ethtoolRequest{data: unsafe.Pointer(value)}
-		copy(request.name[:unix.IFNAMSIZ-1], name)
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
-		runtime.KeepAlive(value)
-		if errno == 0 && value.data == 0 {
+		if on, err := tunnel.Ethtool(fd, name, o.cmd, 0); err == nil && on == 0 {
 			off = append(off, o.name)
 		}
 	}

@@ -257,13 +257,13 @@ func (p *Prober) receive(ctx context.Context, c *net.IPConn, answers chan<- answ
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		switch failed := err != nil; {
-		case failed && !deaf:
-			p.deaf.Add(1)
-		case !failed && deaf:
-			p.deaf.Add(-1)
+		if failed := err != nil; failed != deaf {
+			if deaf = failed; deaf {
+				p.deaf.Add(1)
+			} else {
+				p.deaf.Add(-1)
+			}
 		}
-		deaf = err != nil
 		if deaf {
 			select {
 			case <-time.After(deafness):
