@@ -340,6 +340,36 @@ func TestDialContextWantsNumbers(t *testing.T) {
 	}
 }
 
+// Package net tries another socket when the kernel finds no port for the first. It would be made wherever the thread came from, here on the gateway
+// and else on the machine itself, and reach whoever has the address there.
+func TestDialContextStaysInside(t *testing.T) {
+	l := labtest.New(t, lab.Config{})
+	startWeb(t, l)
+	client, to := l.Clients[0], l.Servers[0].AddrPort(false, webPort).String()
+	if err := client.SetSysctl("net.ipv4.ip_local_port_range", "40001 40001"); err != nil {
+		t.Fatal(err)
+	}
+	first, err := client.DialContext(t.Context(), "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	err = l.Gateway.Do(func() error {
+		second, err := client.DialContext(t.Context(), "tcp", to)
+		if err == nil {
+			t.Errorf("without a port of its own the client connected from %v", second.LocalAddr())
+			return second.Close()
+		}
+		if !strings.Contains(err.Error(), "no local port") {
+			t.Errorf("without a port: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDialContextHonoursItsContext(t *testing.T) {
 	l := labtest.New(t, lab.Config{})
 	if err := l.Servers[0].SetLoss(100); err != nil {

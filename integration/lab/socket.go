@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -51,6 +52,9 @@ func setBacklog(ln *net.TCPListener, backlog int) error {
 	return nil
 }
 
+// errSecondSocket is in the error of a connection for which package net wanted to try a second socket.
+var errSecondSocket = errors.New("no local port is free, or the connection was reset at once")
+
 // DialContext connects from inside the namespace; the connection may be used from anywhere. It fits
 // http.Transport. The address must be numeric: names would be looked up outside.
 func (n *Namespace) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -70,8 +74,12 @@ func (n *Namespace) DialContext(ctx context.Context, network, address string) (n
 	}
 	// The socket belongs to the namespace in which it is made. Package net makes it on this
 	// goroutine, since the address is numeric, and calls Control right after: with that the
-	// thread's work is done, and it needn't be kept until the peer answers.
+	// thread's work is done, and it needn't be kept until the peer answers. It may make another
+	// when that one got no port, which would be outside and mustn't connect.
 	dialer := net.Dialer{Control: func(string, string, syscall.RawConn) error {
+		if left {
+			return errSecondSocket
+		}
 		leaveOnce()
 		return leaveErr
 	}}
