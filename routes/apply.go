@@ -22,18 +22,7 @@ func (p *Plan) Apply() error {
 		return err
 	}
 	defer k.close()
-	live, err := k.read(&p.cfg)
-	if err != nil {
-		return err
-	}
-	if err := p.refused(&live); err != nil {
-		return err
-	}
-	diff := p.Diff(live)
-	if err := p.impossible(&diff); err != nil {
-		return err
-	}
-	state, err := loadSaved(p.cfg.StateFile)
+	live, diff, state, err := p.compare(k)
 	if err != nil {
 		return err
 	}
@@ -49,6 +38,22 @@ func (p *Plan) Apply() error {
 		return err
 	}
 	return nil
+}
+
+// compare reads what there is and says what the plan lacks of it. It is an error if something is in the plan's way.
+func (p *Plan) compare(k *kernel) (live Live, diff Diff, state *saved, err error) {
+	if live, err = k.read(&p.cfg); err != nil {
+		return live, diff, nil, err
+	}
+	if err = p.refused(&live); err != nil {
+		return live, diff, nil, err
+	}
+	diff = p.Diff(live)
+	if err = p.impossible(&diff); err != nil {
+		return live, diff, nil, err
+	}
+	state, err = loadSaved(p.cfg.StateFile)
+	return live, diff, state, err
 }
 
 // impossible says what is missing of what others have to make.
@@ -134,18 +139,7 @@ func (p *Plan) Update() error {
 		return err
 	}
 	defer k.close()
-	live, err := k.read(&p.cfg)
-	if err != nil {
-		return err
-	}
-	if err := p.refused(&live); err != nil {
-		return err
-	}
-	diff := p.Diff(live)
-	if err := p.impossible(&diff); err != nil {
-		return err
-	}
-	state, err := loadSaved(p.cfg.StateFile)
+	live, diff, state, err := p.compare(k)
 	if err != nil {
 		return err
 	}
