@@ -151,13 +151,15 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 		}
 	case f.state == StateOpening && f.has(opened) && isACK(p) && p.Ack == f.half[server].end &&
 		f.plausible(client, p, p.Ack) && p.ChecksumOK():
-		if !w.mayFinish() {
-			return
+		if !f.has(outbound) {
+			if !w.mayFinish() {
+				return
+			}
+			w.prove(w.serviceOf(f))
+			w.finished(w.policy.find(&p.Dst, p.DstPort), f)
 		}
 		f.observe(client, p, p.Ack)
 		w.enter(s, slot, evSynAck)
-		w.prove(w.serviceOf(f))
-		w.finished(w.policy.find(&p.Dst, p.DstPort), f)
 	default:
 		svc := w.policy.find(&p.Dst, p.DstPort)
 		if svc.protected() { // else the client is: a server that speaks to somebody else
@@ -184,7 +186,7 @@ func (w *Worker) waiting(f *flow) {
 // mayFinish says whether the client's segment in work may end its handshake with a server. If not, it is counted as dropped.
 func (w *Worker) mayFinish() bool {
 	svc := w.policy.find(&w.pkt.Dst, w.pkt.DstPort)
-	return !svc.protected() || w.mayOpen(svc) // else it is the client that is protected, or was before a reload
+	return !svc.protected() || w.mayOpen(svc) // else it was protected before a reload
 }
 
 // hidden says whether a client's segment may end its handshake with a server unseen: in fragments, whose checksum levee can't look at. Where sources are
@@ -224,8 +226,11 @@ func (w *Worker) accepted(s *stripe, slot uint32) {
 		c.scale, c.promised = f.wscale, f.wscale
 		v.scale, v.promised = p.Options.WScale, p.Options.WScale
 	}
+	accepts := w.policy.find(&p.Src, p.SrcPort).protected()
+	f.flags &^= outbound
+	f.set(outbound, !accepts)
 	f.set(opened, true)
-	if w.policy.find(&p.Src, p.SrcPort).protected() {
+	if accepts {
 		w.learnPassed()
 	}
 }

@@ -33,7 +33,14 @@ func (l PerSource) validate() error {
 }
 
 // proven says whether a flow counts as its client's: one that the client has proved to be its own, and that isn't over.
-func (f *flow) proven() bool { return live(f.state) && !f.evictable() }
+func (f *flow) proven() bool { return f.provenIn(f.state) }
+
+// provenIn is proven for the flow in another state. That a server opened the flow is said in its record, because a reload may change
+// whose server is protected, and what was counted must be what is counted no longer. Who opened an adopted flow isn't known: it counts for
+// the server's peer.
+func (f *flow) provenIn(s State) bool {
+	return live(s) && (!f.has(direct) || s != StateOpening && !f.has(outbound))
+}
 
 // count keeps the number of flows of their sources, when the flow has become proven or is no longer.
 func (p *Proxy) count(f *flow, n int32) {

@@ -225,7 +225,7 @@ func (w *Worker) enter(s *stripe, slot uint32, e event) {
 		}
 		w.serviceOf(f).state.records.Add(n)
 	}
-	if isProven := live(to) && (to != StateOpening || !f.has(direct)); isProven != wasProven {
+	if isProven := f.provenIn(to); isProven != wasProven {
 		n := int32(1)
 		if wasProven {
 			n = -1
