@@ -194,13 +194,13 @@ func (w *Worker) stranger(s *stripe, key *flowKey, hash uint64, srcLow bool, fra
 		w.unknown(s, key, hash, srcLow, svc, client, reason, frame)
 		return
 	}
-	if !w.mayOpen(svc) {
-		return
-	}
-	slot, ok := s.insert(key, hash, w.evict)
-	if !ok {
+	if s.full() { // before the source is charged for a connection
 		w.drop(DropTableFull)
 		return
 	}
+	if !w.mayOpen(svc) {
+		return
+	}
+	slot, _ := s.insert(key, hash, w.evict)
 	w.open(s, slot, svc, srcLow, &valid)
 }

@@ -693,6 +693,31 @@ func TestPerSourceRate(t *testing.T) {
 	}
 }
 
+// TestFullTableTakesNothing: a connection for which the table has no room uses up nothing of its source's rate.
+func TestFullTableTakesNothing(t *testing.T) {
+	r := newSourceRig(t, nil)
+	cfg := r.proxy.cfg
+	cfg.Capacity, cfg.Services[0].PerSource.Rate = 1, 1
+	r.start(cfg)
+	other, h := r.host("203.0.113.1"), r.host("203.0.113.2")
+	if !other.connect() {
+		t.Fatal("the first flow is refused")
+	}
+	synAck, _ := h.syn()
+	for range 3 {
+		if h.acknowledge(synAck) {
+			t.Fatal("the table isn't full")
+		}
+	}
+	if n := r.drops(DropTableFull); n != 3 {
+		t.Errorf("%d dropped for a full table", n)
+	}
+	other.sends(stack.Segment{Seq: 1001, Flags: flagRST})
+	if !h.acknowledge(synAck) {
+		t.Errorf("there is room, and no flow is opened: %d dropped for the rate", r.drops(DropSourceRate))
+	}
+}
+
 // TestLaterFragmentFlood: fragments without ports pass where a first one has passed, and a few elsewhere.
 func TestLaterFragmentFlood(t *testing.T) {
 	for _, v6 := range []bool{false, true} {

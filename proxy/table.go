@@ -177,13 +177,13 @@ func (s *stripe) find(k *flowKey, hash uint64) (slot uint32, ok bool) {
 // insert makes a flow for a key that has none, zero but for the key. If the stripe is full the
 // flow that is evictable for longest makes room, after evict has been told; if none is, insert fails. The caller sets the state.
 func (s *stripe) insert(k *flowKey, hash uint64, evict func(*flow)) (slot uint32, ok bool) {
+	if s.full() {
+		return 0, false
+	}
 	if s.links.empty(s.free) {
 		list := s.unproven // first of all: whoever made them need not exist
 		if s.links.empty(list) {
 			list = s.ended
-		}
-		if s.links.empty(list) {
-			return 0, false
 		}
 		oldest := s.links.first(list)
 		evict(&s.flows[oldest])
@@ -194,6 +194,11 @@ func (s *stripe) insert(k *flowKey, hash uint64, evict func(*flow)) (slot uint32
 	s.flows[slot] = flow{key: *k}
 	s.enlist(slot, hash)
 	return slot, true
+}
+
+// full says that insert would fail.
+func (s *stripe) full() bool {
+	return s.links.empty(s.free) && s.links.empty(s.unproven) && s.links.empty(s.ended)
 }
 
 // enlist puts a record, whose key has no other, into the index.
