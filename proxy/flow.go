@@ -40,8 +40,8 @@ const (
 
 	// abandoned: the client of this direct flow has reset it while it was opening. Such a flow has no use for challenged.
 	abandoned = challenged
-	// outbound: no protected server has accepted this direct flow, but one has opened it. Such a flow has no use for sack. Flow files of versions
-	// that didn't know of it have none, which is no mistake: those flows go on to count for their servers until they end.
+	// outbound: whoever accepted this direct flow was no protected server then, so one had opened it. Such a flow has no use for sack. Flow files of
+	// versions that didn't know of it have none, which is no mistake: those flows go on to count for their servers until they end.
 	outbound = sack
 )
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -95,4 +96,40 @@ func TestOutboundIsNoClient(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOutboundVerifiesNobody: a server doesn't become a verified source, whose address would then be worth forging, by what it opens itself.
+func TestOutboundVerifiesNobody(t *testing.T) {
+	r := newWatchedRig(t, ModeAlways, func(s *Service) { s.Verified = Verified{TTL: time.Hour, Rate: 10} })
+	h := r.host("203.0.113.1")
+	if !h.call(1000) {
+		t.Fatal("a connection of the server's doesn't pass")
+	}
+	r.wantStates(StateOpen, 1)
+	p, svc, own := r.proxy, r.proxy.policy.Load().services[0], h.server()
+	if p.verified.knows(sourceOf(&own, svc), p.instant(r.now).since, svc.Verified) {
+		t.Error("the server is a verified source")
+	}
+}
+
+// TestOutboundNoLonger: when its peer has become a server too, the opener's next connection on the same ports counts as a client's.
+func TestOutboundNoLonger(t *testing.T) {
+	r := newWatchedRig(t, ModeAlways, func(*Service) {})
+	h := r.host("203.0.113.1")
+	if !h.call(1000) {
+		t.Fatal("a connection of the server's doesn't pass")
+	}
+	h.wantCounted("opened by a server", 0, 0)
+	r.change(func(s *Service) {
+		s.Prefixes = append(s.Prefixes, netip.PrefixFrom(h.addr, 32))
+		s.Allow = []netip.Prefix{netip.PrefixFrom(rigServer.Netip(), 32)} // it shakes hands itself
+		s.Ports = nil
+	})
+	h.port--
+	if !h.call(500_000) {
+		t.Fatal("the next one doesn't pass")
+	}
+	h.wantCounted("opened by a client", 0, 1)
+	h.hears(stack.Segment{Seq: 500_001, Flags: flagRST})
+	h.wantCounted("reset", 0, 0)
 }
