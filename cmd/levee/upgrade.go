@@ -98,6 +98,9 @@ func upgrade(ctx context.Context, client *control.Client, program string) (upgra
 	defer cancel()
 	for {
 		if s, err := client.Status(ctx); err == nil && s.Ready && !s.Started.Equal(before.Started) {
+			if s.Version != agreed.Version {
+				return upgraded{}, fmt.Errorf("not upgraded, %s goes on with the connections: %s could not be executed, the daemon's log says why", s.Version, agreed.Program)
+			}
 			return upgraded{
 				Program: agreed.Program, From: before.Version, To: s.Version, Converted: agreed.Converts,
 				Flows: s.Flows.Kept.Restored, Lost: s.Flows.Kept.Lost, Seconds: time.Since(begin).Seconds(),

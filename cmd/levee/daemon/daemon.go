@@ -60,6 +60,8 @@ type daemon struct {
 // before it returns; what could not be is logged and makes an error. But if something fails while there may be connections, from
 // this process or one before, what they need stays for the next: the TUN, the rules and the flow file.
 func Run(ctx context.Context, cfg config.Config, reloading Reloading, version string, log *slog.Logger) error {
+	ctx, cancel := inheritStop(ctx)
+	defer cancel()
 	d := &daemon{
 		cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{}),
 		mending: newMending(),
@@ -76,7 +78,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 	}
 	failed := d.undo.run(log, stay)
 	if errors.Is(err, errUpgrade) {
-		return d.upgrade()
+		return d.upgrade(ctx)
 	}
 	if !failed {
 		return err
@@ -93,9 +95,7 @@ func (d *daemon) run(ctx context.Context) error {
 		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.logFloods, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
 		d.allowReloads, d.allowDrains,
 	} {
-		if ctx.Err() != nil {
-			return nil // asked to stop before it was up
-		}
+		// Who is asked to stop meanwhile goes on until all is up: only then is there everything to take back what an earlier process has left.
 		if err := step(); err != nil {
 			return err
 		}

@@ -25,6 +25,8 @@ import (
 const (
 	// descriptorsEnv tells the next program which descriptors are queues of the TUN. It is none of the configuration's.
 	descriptorsEnv = "_LEVEE_TUN_DESCRIPTORS"
+	// stopEnv tells it that it was asked to stop while it took over.
+	stopEnv = "_LEVEE_STOP"
 	// checkFlag has `levee run` only look whether it could go on here.
 	checkFlag = "--check-upgrade"
 	// checkTimeout bounds that: less than a client waits for an answer.
@@ -172,6 +174,9 @@ func (d *daemon) checkUpgrade(program string) (c Candidate, err error) {
 	if err := json.Unmarshal(answer.Bytes(), &c); err != nil || c.Levee == "" {
 		return c, fmt.Errorf("%s doesn't answer %s: it is no levee, or one that is too old", program, checkFlag)
 	}
+	if !d.Ready() {
+		return c, errors.New("levee has begun to drain or to stop meanwhile, or what it needs of the kernel is missing: see levee status")
+	}
 	return c, placeOf(&d.cfg).differs(c.Place)
 }
 
@@ -205,17 +210,32 @@ func (d *daemon) leaveTUN() error {
 	return err
 }
 
-// upgrade executes the next program, with the queues of the TUN, when everything else has ended. It returns only if that fails.
-func (d *daemon) upgrade() error {
+// upgrade executes the next program, with the queues of the TUN, when everything else has ended: if that file can't be executed after all, this
+// program again. It returns only if that fails too. A daemon that was asked to stop meanwhile has the next one stop.
+func (d *daemon) upgrade(ctx context.Context) error {
+	// What asks the next program for what it does anyway must not end it before it listens: what is ignored stays so until then.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2)
+	environment := d.upgrades.environment(ctx)
+	var err error
+	for _, program := range []string{*d.upgrades.to.Load(), "/proc/self/exe"} {
+		d.log.Info("upgrading", "program", program)
+		err = syscall.Exec(program, append([]string{program}, os.Args[1:]...), environment)
+		d.log.Error("not upgraded", "program", program, "error", err)
+	}
+	return fmt.Errorf("upgrade: %w: start levee again, it goes on with the connections", err)
+}
+
+// environment is that of the next program.
+func (u *upgrades) environment(ctx context.Context) []string {
 	var list []string
-	for _, fd := range d.upgrades.descriptors {
+	for _, fd := range u.descriptors {
 		list = append(list, strconv.Itoa(fd))
 	}
-	program := *d.upgrades.to.Load()
-	d.log.Info("upgrading", "program", program)
-	args := append([]string{program}, os.Args[1:]...)
-	err := syscall.Exec(program, args, append(os.Environ(), descriptorsEnv+"="+strings.Join(list, ",")))
-	return fmt.Errorf("upgrade to %s: %w: start levee again, it goes on with the connections", program, err)
+	env := append(os.Environ(), descriptorsEnv+"="+strings.Join(list, ","))
+	if ctx.Err() != nil {
+		env = append(env, stopEnv+"=1")
+	}
+	return env
 }
 
 // inherited are the descriptors that a program before this one has left, if any.
@@ -229,4 +249,14 @@ func inherited() []int {
 		}
 	}
 	return fds
+}
+
+// inheritStop returns a context that is done from the beginning if a program before this one was asked to stop.
+func inheritStop(parent context.Context) (ctx context.Context, cancel context.CancelFunc) {
+	ctx, cancel = context.WithCancel(parent)
+	if os.Getenv(stopEnv) != "" {
+		_ = os.Unsetenv(stopEnv)
+		cancel()
+	}
+	return ctx, cancel
 }

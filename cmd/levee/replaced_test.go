@@ -1,0 +1,114 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestStopWhileStarting: who is asked to stop before it is up takes back what an earlier process has left, and not a part of it.
+func TestStopWhileStarting(t *testing.T) {
+	for _, posture := range []string{"bypass", "block"} {
+		t.Run(posture, func(t *testing.T) {
+			yaml := "routing: {on_failure: " + posture + "}\n" + services
+			g := newGateway(t, yaml)
+			g.onTmpfs(yaml)
+			before := g.snapshot()
+			if err := g.start().Kill(); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("_LEVEE_STOP", "1")
+			if code, _, stderr := g.levee("run"); code != 0 {
+				t.Errorf("%d %s", code, stderr)
+			}
+			g.same(before, "after SIGKILL and a start that was asked to stop")
+		})
+	}
+}
+
+// TestUpgradeSignals: signals that come while one program makes room for the next don't end the process.
+func TestUpgradeSignals(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	c := g.start()
+	for range 500 {
+		for _, s := range []syscall.Signal{syscall.SIGUSR2, syscall.SIGHUP} {
+			if err := c.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if n := strings.Count(c.Output(), "msg=upgrading"); n < 2 {
+		t.Errorf("%d upgrades: this test can't fail", n)
+	}
+	g.until("it is ready", func() bool {
+		_, stdout, _ := g.levee("status", "-o", "json")
+		return strings.Contains(stdout, `"ready": true`)
+	})
+}
+
+// TestUpgradeNotExecuted: a program that agrees and then can't be executed is no loss: the one before goes on.
+func TestUpgradeNotExecuted(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, then, want string }{
+		{"removed", `rm "$0"`, "no such file or directory"},
+		{"overwritten", `echo nothing > "$0"`, "exec format error"},
+		{"no program any more", `chmod a-x "$0"`, "permission denied"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGateway(t, services)
+			g.onTmpfs(services)
+			c := g.start()
+			running := g.snapshot()
+			liar := program(t, filepath.Join(g.dir, "liar"), []byte("#!/bin/sh\n{ "+self+` "$@" | sed 's/"levee": "[^"]*"/"levee": "9.9"/'; `+tt.then+"; exit; }\n"))
+			code, stdout, stderr := g.levee("upgrade", liar)
+			if want := "levee: not upgraded, " + versionNow().Version + " goes on with the connections: " + liar + " could not be executed"; code != 1 || stdout != "" || !strings.HasPrefix(stderr, want) {
+				t.Errorf("%d %q %q", code, stdout, stderr)
+			}
+			if !strings.Contains(c.Output(), tt.want) {
+				t.Errorf("the log doesn't say %q:\n%s", tt.want, c.Output())
+			}
+			if diff := running.Diff(g.snapshot()); diff != "" {
+				t.Errorf("afterwards:\n%s", diff)
+			}
+			// What it is upgraded to next is what is in its own file.
+			if code, _, stderr := g.levee("upgrade"); code != 0 {
+				t.Errorf("the next upgrade: %d %s", code, stderr)
+			}
+		})
+	}
+}
+
+// TestDrainWhileAsked: a drain that begins while the next program is asked whether it can go on is not forgotten by an upgrade.
+func TestDrainWhileAsked(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	c := g.start()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := filepath.Join(g.dir, "asked")
+	slow := program(t, filepath.Join(g.dir, "slow"), []byte("#!/bin/sh\n"+self+` "$@" && touch `+asked+" && sleep 1\n"))
+	upgrade := g.command("upgrade", "-c", g.config, slow)
+	if err := upgrade.Start(); err != nil {
+		t.Fatal(err)
+	}
+	g.until("it is asked", func() bool { return exists(asked) })
+	if code, _, stderr := g.levee("drain"); code != 0 {
+		t.Errorf("drain: %d %s", code, stderr)
+	}
+	if code := g.end(upgrade); code != 1 || !strings.Contains(upgrade.Output(), "levee has begun to drain or to stop meanwhile") {
+		t.Errorf("upgrade: %d %s", code, upgrade.Output())
+	}
+	if code := g.end(c); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
