@@ -112,3 +112,64 @@ func TestDrainWhileAsked(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 }
+
+// TestUpgradeWithoutFlowFile: the next program would not find the connections if the file that they are in has not its name any more.
+func TestUpgradeWithoutFlowFile(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		damage func(t *testing.T, flows string) error
+	}{
+		{"removed", func(_ *testing.T, flows string) error { return os.Remove(flows) }},
+		{"replaced by a copy", func(t *testing.T, flows string) error {
+			content, err := os.ReadFile(flows)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(flows+".copy", content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return os.Rename(flows+".copy", flows)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGateway(t, services)
+			dir := g.onTmpfs(services)
+			g.start()
+			if err := tt.damage(t, dir+"/flows"); err != nil {
+				t.Fatal(err)
+			}
+			want := "connections would be lost: somebody has removed or replaced flow file " + dir + "/flows"
+			if code, _, stderr := g.levee("upgrade"); code != 1 || !strings.Contains(stderr, want) {
+				t.Errorf("%d %s", code, stderr)
+			}
+		})
+	}
+}
+
+// TestCrashReportForeign: whatever has the name of the crash report, a start neither waits for it nor reads all of it.
+func TestCrashReportForeign(t *testing.T) {
+	for _, tt := range []struct {
+		name, want string
+		make       func(path string) error
+	}{
+		{"a FIFO", "crash: no such device or address: remove it", func(path string) error { return syscall.Mkfifo(path, 0o600) }},
+		{"64 GiB", "crash.previous", func(path string) error {
+			if err := os.WriteFile(path, []byte("levee\n"), 0o600); err != nil {
+				return err
+			}
+			return os.Truncate(path, 64<<30)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newGateway(t, services)
+			dir := g.onTmpfs(services)
+			if err := tt.make(dir + "/crash"); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("_LEVEE_STOP", "1") // when it has started
+			if _, _, stderr := g.levee("run"); !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "fatal error") {
+				t.Errorf("%s", stderr)
+			}
+		})
+	}
+}

@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -28,7 +30,7 @@ func (d *daemon) keepCrash() error {
 		}
 		d.log.Error("levee has crashed before: please report it", "report", previous)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return fmt.Errorf("crash report %s: %w: remove it or set another state_dir", path, withoutPath(err))
 	}
@@ -45,14 +47,15 @@ func (d *daemon) keepCrash() error {
 
 // crashed says whether there is more in a crash report than its first line.
 func crashed(path string) bool {
-	b, err := os.ReadFile(path)
-	if err != nil {
+	f, err := openState(path)
+	if err != nil || f == nil {
 		return false
 	}
-	for i, c := range b {
-		if c == '\n' {
-			return i+1 < len(b)
-		}
-	}
-	return false
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, crashLook)) // what can't be read is no report of levee's
+	_, rest, _ := bytes.Cut(b, []byte{'\n'})
+	return len(rest) > 0
 }
+
+// crashLook is more than the first line of a crash report, and all that is read of one.
+const crashLook = 4096

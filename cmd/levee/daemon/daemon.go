@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,8 @@ type daemon struct {
 	// flowState is where the flows are; nil if they are in memory only, for the reason in notKept.
 	flowState *proxy.FlowState
 	notKept   string
+	// flowFile is the file that flowState is mapped from.
+	flowFile os.FileInfo
 	// converted is what became of the flows in a file that had to be converted.
 	converted proxy.Conversion
 	// servers is what is known of the servers; prober is nil if they aren't probed.

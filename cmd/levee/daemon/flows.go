@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
+	"os"
 
 	"levee/cmd/levee/control"
 	"levee/cmd/levee/flowfile"
@@ -29,10 +31,22 @@ func (d *daemon) openFlows() error {
 		return err
 	}
 	d.flowState = state
+	if d.flowFile, err = os.Lstat(flowfile.Path(d.cfg.StateDir)); err != nil {
+		return err
+	}
 	d.undo.addLasting("flow file", func() error {
 		_, err := flowfile.Remove(d.cfg.StateDir)
 		return err
 	}, nil)
+	return nil
+}
+
+// checkFlowFile says why the next program would not find this one's flows: their file goes by its name.
+func (d *daemon) checkFlowFile() error {
+	path := flowfile.Path(d.cfg.StateDir)
+	if now, err := os.Lstat(path); err != nil || !os.SameFile(now, d.flowFile) {
+		return fmt.Errorf("connections would be lost: somebody has removed or replaced flow file %s: levee drain, then start it anew", path)
+	}
 	return nil
 }
 

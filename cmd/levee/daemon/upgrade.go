@@ -155,6 +155,9 @@ func (d *daemon) checkUpgrade(program string) (c Candidate, err error) {
 	case d.flowState == nil:
 		return c, fmt.Errorf("connections would be lost: %s", d.notKept)
 	}
+	if err := d.checkFlowFile(); err != nil {
+		return c, err
+	}
 	if err := checkProgram(program); err != nil {
 		return c, err
 	}
