@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
 )
 
 // readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole.
@@ -30,15 +32,22 @@ func readTree(path string) (map[string]any, *Problem) {
 	return tree, nil
 }
 
+// pipeTimeout is how long whoever writes to a pipe, as a shell's <(command) is, may take.
+const pipeTimeout = 5 * time.Second
+
 func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not hold up whoever asks, least of all a reload
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(pipeTimeout)) // a file has none
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
 		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && len(data) == 0 && info.Mode().Type() == fs.ModeNamedPipe {
+		return nil, errors.New("a pipe with nothing in it: who writes to it has to come first")
 	}
 	if len(data) > maxFileBytes {
 		return nil, fmt.Errorf("longer than %d bytes", maxFileBytes)
