@@ -10,7 +10,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,8 +24,8 @@ const (
 	maxSecret = 256
 	// partTimeout is how long one of them may take.
 	partTimeout = 15 * time.Second
-	// daemonTimeout is how long all that the daemon is asked for may take: one that hangs answers none of it.
-	daemonTimeout = 15 * time.Second
+	// daemonTimeout is how long what the daemon is asked for may take, all at once: one that hangs answers none of it.
+	daemonTimeout = 7 * time.Second
 )
 
 // part is one file of a bundle.
@@ -47,23 +49,23 @@ type source struct {
 	collect func(ctx context.Context, w io.Writer) error
 }
 
-// collectParts collects all, one after the other, and takes secrets out.
+// collectParts collects all and takes secrets out: what the daemon is asked for at once, since it may hang or answer only some of it, and the rest
+// meanwhile, one after the other.
 func collectParts(ctx context.Context, sources []source, secrets [][]byte) []part {
-	var parts []part
-	left := daemonTimeout
-	for _, s := range sources {
-		if ctx.Err() != nil {
-			return parts
+	parts := make([]part, len(sources))
+	var answers sync.WaitGroup
+	for i, s := range sources {
+		if s.asks {
+			answers.Go(func() { parts[i] = collectPart(ctx, s, daemonTimeout, secrets) })
 		}
-		if !s.asks {
-			parts = append(parts, collectPart(ctx, s, partTimeout, secrets))
-			continue
-		}
-		began := time.Now()
-		parts = append(parts, collectPart(ctx, s, min(partTimeout, left), secrets))
-		left -= time.Since(began)
 	}
-	return parts
+	for i, s := range sources {
+		if !s.asks && ctx.Err() == nil {
+			parts[i] = collectPart(ctx, s, partTimeout, secrets)
+		}
+	}
+	answers.Wait()
+	return slices.DeleteFunc(parts, func(p part) bool { return p.name == "" }) // interrupted
 }
 
 func collectPart(ctx context.Context, s source, timeout time.Duration, secrets [][]byte) part {

@@ -135,6 +135,9 @@ func scrape(ctx context.Context, w io.Writer, to netip.AddrPort, path string) er
 	}
 	answer, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
 	var failed *url.Error
+	if errors.As(err, &failed) && failed.Timeout() {
+		return fmt.Errorf("%s does not answer", to)
+	}
 	if errors.As(err, &failed) {
 		return failed.Err // the address is in it
 	}
