@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"levee/cmd/levee/control"
 )
 
 func newReload(file *string) *cobra.Command {
@@ -21,6 +24,10 @@ func newReload(file *string) *cobra.Command {
 			return fmt.Errorf("nothing is changed: %w", err)
 		}
 		reloaded, err := client.Reload(cmd.Context())
+		var unanswered *control.NoAnswer
+		if errors.As(err, &unanswered) {
+			return fmt.Errorf("outcome unknown, levee status will have it: %w", err)
+		}
 		if err != nil {
 			return fmt.Errorf("nothing is changed: %w", err)
 		}

@@ -90,10 +90,15 @@ func upgrade(ctx context.Context, client *control.Client, program string) (upgra
 	}
 	defer process.close()
 	agreed, err := client.Upgrade(ctx, program)
+	var unanswered *control.NoAnswer
+	if errors.As(err, &unanswered) {
+		return upgraded{}, fmt.Errorf("outcome unknown, levee status will have it: %w", err)
+	}
 	if err != nil {
 		return upgraded{}, fmt.Errorf("not upgraded, the daemon runs on: %w", err)
 	}
 	begin := time.Now()
+	interrupted := ctx
 	ctx, cancel := context.WithTimeout(ctx, upgradeTimeout)
 	defer cancel()
 	for {
@@ -109,6 +114,8 @@ func upgrade(ctx context.Context, client *control.Client, program string) (upgra
 		switch {
 		case process.fd >= 0 && process.ended(0): // its socket is gone for a moment
 			return upgraded{}, errors.New("the daemon ended in its upgrade, its log says why: start levee, it goes on with the connections")
+		case interrupted.Err() != nil:
+			return upgraded{}, fmt.Errorf("outcome unknown, levee status will have it: interrupted before %s was ready", agreed.Program)
 		case ctx.Err() != nil:
 			return upgraded{}, fmt.Errorf("%s is not ready after %v: see its log and levee status", agreed.Program, upgradeTimeout)
 		}

@@ -160,6 +160,18 @@ func (c *Client) ask(ctx context.Context, method, path string) (io.ReadCloser, e
 	return nil, errors.New(f.Error)
 }
 
+// NoAnswer is the error about a daemon that was asked and has not answered to the end: what it was asked for may be done, or be done still.
+type NoAnswer struct {
+	text  string
+	cause error
+}
+
+// Error implements error.
+func (e *NoAnswer) Error() string { return e.text }
+
+// Unwrap returns what ended the waiting.
+func (e *NoAnswer) Unwrap() error { return e.cause }
+
 // explain makes one line with a remedy of what went wrong on the socket.
 func (c *Client) explain(err error) error {
 	var timeout net.Error
@@ -169,9 +181,11 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("may not talk to the daemon on %s: use the user that runs it, usually root", c.path)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("the daemon on %s does not answer: its log may say why", c.path)
+		return &NoAnswer{fmt.Sprintf("the daemon on %s does not answer: its log may say why", c.path), err}
+	case errors.Is(err, context.Canceled):
+		return &NoAnswer{fmt.Sprintf("interrupted before the daemon on %s had answered", c.path), err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return fmt.Errorf("the daemon on %s stopped in the middle of its answer: is it ending?", c.path)
+		return &NoAnswer{fmt.Sprintf("the daemon on %s stopped in the middle of its answer: is it ending?", c.path), err}
 	}
 	return fmt.Errorf("the answer of the daemon on %s makes no sense (%w): is it another version?", c.path, err)
 }

@@ -80,12 +80,12 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { serveStatus(w, source) })
 	mux.HandleFunc("GET /v1/flows", func(w http.ResponseWriter, r *http.Request) { serveFlows(w, r, source) })
-	mux.HandleFunc("POST /v1/flows/kill", func(w http.ResponseWriter, r *http.Request) { serveKill(w, r, source) })
+	mux.HandleFunc("POST /v1/flows/kill", waited(func(w http.ResponseWriter, r *http.Request) { serveKill(w, r, source) }))
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) { serveServers(w, source) })
-	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) })
-	mux.HandleFunc("POST /v1/upgrade", func(w http.ResponseWriter, r *http.Request) { serveUpgrade(w, r, source) })
-	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, r *http.Request) { serveDrain(w, r, source) })
-	mux.HandleFunc("DELETE /v1/drain", func(w http.ResponseWriter, _ *http.Request) { serveCancelDrain(w, source) })
+	mux.HandleFunc("POST /v1/reload", waited(func(w http.ResponseWriter, _ *http.Request) { serveReload(w, source) }))
+	mux.HandleFunc("POST /v1/upgrade", waited(func(w http.ResponseWriter, r *http.Request) { serveUpgrade(w, r, source) }))
+	mux.HandleFunc("POST /v1/drain", waited(func(w http.ResponseWriter, r *http.Request) { serveDrain(w, r, source) }))
+	mux.HandleFunc("DELETE /v1/drain", waited(func(w http.ResponseWriter, _ *http.Request) { serveCancelDrain(w, source) }))
 	mux.HandleFunc("GET /v1/explain", func(w http.ResponseWriter, r *http.Request) { serveExplain(w, r, source) })
 	mux.HandleFunc("GET /v1/observe", func(w http.ResponseWriter, r *http.Request) { serveObserve(w, r, source) })
 	mux.HandleFunc("GET /v1/goroutines", func(w http.ResponseWriter, _ *http.Request) { serveGoroutines(w) })
@@ -98,6 +98,7 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 		WriteTimeout:   chunkTimeout,
 		IdleTimeout:    requestTimeout,
 		MaxHeaderBytes: 16 << 10,
+		ConnContext:    keepConnection,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}}, nil
 }
