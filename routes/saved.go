@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,7 +147,8 @@ func touched(key string, live *Live, tun string) []savedValue {
 	return out
 }
 
-// write replaces the state file in one step, or deletes it if there is nothing to keep.
+// write replaces the state file in one step, or deletes it if there is nothing to keep. A file that says the same already stays: on a file
+// system that has become full since, levee can start again and go on with its connections.
 func (s *saved) write(path string) error {
 	if len(s.Values) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -158,12 +160,16 @@ func (s *saved) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("saved sysctls: %w", err)
 	}
+	b = append(b, '\n')
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, b) {
+		return nil
+	}
 	// CreateTemp makes it 0600.
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return fmt.Errorf("saved sysctls: %w", err)
+		return notSaved(path, err)
 	}
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -175,9 +181,16 @@ func (s *saved) write(path string) error {
 	}
 	if err != nil {
 		os.Remove(f.Name())
-		return fmt.Errorf("saved sysctls: %w", err)
+		return notSaved(path, err)
 	}
 	return nil
+}
+
+func notSaved(path string, err error) error {
+	if errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("saved sysctls: no space left for %s: make room there, or set another state_dir", path)
+	}
+	return fmt.Errorf("saved sysctls: %w", err)
 }
 
 // restore puts the old values back, the last set first. It leaves alone what no longer has the value that

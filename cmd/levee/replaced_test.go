@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"levee/cmd/levee/control"
 )
 
 // TestStopWhileStarting: who is asked to stop before it is up takes back what an earlier process has left, and not a part of it.
@@ -170,5 +173,40 @@ func TestCrashReportForeign(t *testing.T) {
 				t.Errorf("%s", stderr)
 			}
 		})
+	}
+}
+
+// TestRestartWithoutSpace: a state_dir that is full is no reason to give up the connections in it.
+func TestRestartWithoutSpace(t *testing.T) {
+	for _, crash := range []string{"", "levee\npanic: an earlier one\n"} {
+		g := newGateway(t, services)
+		dir := filepath.Join(g.dir, "tmpfs")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		mount(t, dir, "tmpfs", "size=32m,mode=0700")
+		g.config = g.write("levee.yaml", dir, services)
+		if err := g.start().Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if crash != "" {
+			if err := os.WriteFile(filepath.Join(dir, "crash"), []byte(crash), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "others"), make([]byte, 32<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("it is not full: %v", err)
+		}
+		c := g.start()
+		if told := strings.Contains(c.Output(), "a crash would leave no report"); told != (crash != "") {
+			t.Errorf("said so: %t:\n%s", told, c.Output())
+		}
+		s, err := control.NewClient(filepath.Join(dir, "control.sock")).Status(t.Context())
+		if err != nil || !s.Ready {
+			t.Errorf("not ready: %+v, %v", s, err)
+		}
+		if code, _, stderr := g.levee("reload"); code != 0 {
+			t.Errorf("reload: %s", stderr)
+		}
 	}
 }

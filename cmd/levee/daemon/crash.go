@@ -31,10 +31,16 @@ func (d *daemon) keepCrash() error {
 		d.log.Error("levee has crashed before: please report it", "report", previous)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if errors.Is(err, unix.ENOSPC) {
+		return d.withoutCrashReport(err)
+	}
 	if err != nil {
 		return fmt.Errorf("crash report %s: %w: remove it or set another state_dir", path, withoutPath(err))
 	}
 	_, err = fmt.Fprintf(f, "levee %s, started %s\n", d.version, d.start.Format(time.RFC3339))
+	if errors.Is(err, unix.ENOSPC) {
+		return errors.Join(d.withoutCrashReport(err), f.Close(), os.Remove(path))
+	}
 	err = errors.Join(err, debug.SetCrashOutput(f, debug.CrashOptions{}), f.Close())
 	if err != nil {
 		return fmt.Errorf("crash report %s: %w", path, err)
@@ -42,6 +48,12 @@ func (d *daemon) keepCrash() error {
 	d.undo.add("crash report", func() error {
 		return errors.Join(debug.SetCrashOutput(nil, debug.CrashOptions{}), os.Remove(path))
 	})
+	return nil
+}
+
+// withoutCrashReport: connections are worth more than the report of a crash that may never be.
+func (d *daemon) withoutCrashReport(err error) error {
+	d.log.Warn("a crash would leave no report", "state_dir", d.cfg.StateDir, "error", withoutPath(err))
 	return nil
 }
 
