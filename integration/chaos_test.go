@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -256,6 +257,9 @@ func (c *chaos) warm() {
 	c.floods.Wait()
 }
 
+// clock is how the test's log has the time, like that of the daemon: what goes wrong is looked for in both.
+const clock = "15:04:05.000"
+
 // perform does things in random order until a time, at least one, and watches what it costs.
 func (c *chaos) perform(until time.Time, may func(*chaosAct) bool) {
 	for {
@@ -267,19 +271,34 @@ func (c *chaos) perform(until time.Time, may func(*chaosAct) bool) {
 			for _, r := range c.paths {
 				r.longest.Store(0)
 			}
+			begin := time.Now()
 			if err := a.do(); err != nil {
 				c.t.Fatalf("%s: %v", a.what, err)
 			}
+			c.t.Logf("%s to %s: %s", begin.UTC().Format(clock), time.Now().UTC().Format(clock), a.what)
 			a.times++
 			time.Sleep(chaosPause + rand.N(time.Second))
 			for _, r := range c.paths {
 				a.longest = max(a.longest, time.Duration(r.longest.Load()))
 			}
+			c.tell()
 			if time.Now().After(until) {
 				return
 			}
 		}
 	}
+}
+
+// tell logs what the process has dropped and passed untracked since it began.
+func (c *chaos) tell() {
+	s, err := c.levee.Status(c.t.Context())
+	if err != nil {
+		return // it is being started
+	}
+	none := func(_ string, n uint64) bool { return n == 0 }
+	maps.DeleteFunc(s.Drops, none)
+	maps.DeleteFunc(s.Passed, none)
+	c.t.Logf("up %.1f s, %d flows open, dropped %v, passed %v", s.UptimeSeconds, s.Flows.Open, s.Drops, s.Passed)
 }
 
 // holding is what the daemon holds: memory in bytes is what is its own alone.

@@ -169,7 +169,7 @@ func (r *traffic) come() {
 				_ = c.Close()
 			}
 			if err != nil {
-				r.failed <- fmt.Errorf("new connection after %v: %w", time.Since(begin).Round(time.Millisecond), err)
+				r.failed <- fmt.Errorf("new connection of %s after %v: %w", begin.UTC().Format(clock), time.Since(begin).Round(time.Millisecond), err)
 				return
 			}
 			r.opened.Add(1)
