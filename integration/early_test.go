@@ -257,7 +257,13 @@ services:
     %s
 `, lab.ServerPrefix4, lab.ServerPrefix6, cmp.Or(test.options, "options: {timestamps: true}"))
 			p := protectYAML(t, lab.Config{ClientDelays: []time.Duration{each}}, yaml)
-			client, server := connect(t, p.client, p.server, false, 7777)
+			l, err := p.server.Listen(p.server.AddrPort(false, 7777), 16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = l.Close() }()
+			meet(t, p.client, l.(*net.TCPListener)) // levee gets to know the server
+			client, server := meet(t, p.client, l.(*net.TCPListener))
 			if _, err := server.Write(make([]byte, 20_000)); err != nil {
 				t.Fatal(err)
 			}
@@ -283,7 +289,7 @@ services:
 			if n := counters["TcpExtTSEcrRejected"]; n != 0 {
 				t.Errorf("the server refused %d TSecrs", n)
 			}
-			p.spliced(t, 1)
+			p.spliced(t, 2)
 		})
 	}
 }

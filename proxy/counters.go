@@ -36,7 +36,7 @@ type serviceCounters struct {
 	_                                                                    [64]byte
 	synReceived, cookieValid, cookieInvalid, cookieRetrans, connReopened counter
 	opened, refused, unreachable, timedOut, mismatched                   counter
-	earlyHeld, closedReset                                               counter
+	earlyHeld, closedReset, serverCookies                                counter
 	allowed, denied, verified, unknownReset, adopted                     counter
 	synPassed, wouldAnswer, wouldDrop                                    counter
 	_                                                                    [64]byte
@@ -67,6 +67,7 @@ func (c *serviceCounters) addTo(s *ServiceSnapshot) {
 	s.Unreachable += c.unreachable.Load()
 	s.TimedOut += c.timedOut.Load()
 	s.Mismatched += c.mismatched.Load()
+	s.ServerCookies += c.serverCookies.Load()
 	s.EarlyHeld += c.earlyHeld.Load()
 	s.ClosedReset += c.closedReset.Load()
 	s.Allowed += c.allowed.Load()

@@ -173,9 +173,15 @@ func (w *Worker) open(s *stripe, slot uint32, svc *service, srcLow bool, valid *
 // ecnMask is the ECN field of the traffic class (RFC 3168 §5); a SYN is not ECN-capable (§6.1.1).
 const ecnMask = 3
 
-// sendSYN sends levee's SYN to the server: what the client's own was, as far as the cookie tells, and the
-// client's window, which a SYN carries unscaled (RFC 7323 §2.2).
+// sendSYN sends levee's SYN to the server.
 func (w *Worker) sendSYN(f *flow) {
+	syn := f.syn()
+	w.out.build(&syn)
+}
+
+// syn is levee's SYN to the server: what the client's own was, as far as the cookie tells, and the
+// client's window, which a SYN carries unscaled (RFC 7323 §2.2).
+func (f *flow) syn() stack.Segment {
 	syn := f.segmentTo(server)
 	syn.Seq = f.clientISN
 	syn.Flags = flagSYN
@@ -186,7 +192,7 @@ func (w *Worker) sendSYN(f *flow) {
 	syn.MSS, syn.WScale, syn.SACKPermitted = *f.mss(), f.wscale, f.has(sack)
 	syn.Timestamps, syn.TSVal = f.has(timestamps), f.clientTSVal
 	syn.TrafficClass, syn.FlowLabel = f.trafficClass, f.delta
-	w.out.build(&syn)
+	return syn
 }
 
 // fromClientOpening handles a client's segment while the server has not answered. Nothing is acknowledged, but payload
@@ -235,7 +241,9 @@ func (w *Worker) fromServerOpening(s *stripe, slot uint32) {
 		w.resetClient(f)
 		w.enter(s, slot, evRST)
 	case isSYN(p):
-		w.establish(s, slot)
+		if !w.awaitsSecond(s, slot) {
+			w.establish(s, slot)
+		}
 	default:
 		w.drop(DropBadAck)
 	}
@@ -251,6 +259,7 @@ func (w *Worker) challenged(f *flow) {
 		return
 	}
 	f.set(challenged, true)
+	f.half[server].scale = 0
 	w.resetServer(f)
 	w.sendSYN(f)
 }
@@ -280,7 +289,7 @@ func (w *Worker) establish(s *stripe, slot uint32) {
 	c, v := &f.half[client], &f.half[server]
 	c.ack = isn + 1
 	v.end, v.ack = isn+1, f.clientISN+1
-	exact := v.scale != sentTwice
+	exact := v.scale != answeredOnce
 	v.scale = 0
 	// The client may have been told a larger window than the server's.
 	v.window, v.maxWindow = p.Window, max(uint32(p.Window), uint32(svc.EarlyData))

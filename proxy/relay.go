@@ -100,7 +100,7 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 			w.resetServer(f)
 			return
 		}
-		if !w.answersSecond(f) {
+		if !w.repeated(f) {
 			w.ackServer(f, 0, true) // the client's flow label is forgotten
 		}
 	default:
@@ -282,7 +282,11 @@ func (w *Worker) due(f *flow) tick { return w.policy.due(f) }
 func (p *policy) due(f *flow) tick {
 	switch f.state {
 	case StateOpening:
-		if !f.has(direct) {
+		switch {
+		case f.has(direct):
+		case f.half[server].scale == answeredOnce:
+			return f.lastSeen + ticks(secondTime)
+		default:
 			return f.lastSeen + synTimeout(f.tries)
 		}
 	case StateOpen, StateClientClosed, StateServerClosed:
@@ -306,6 +310,7 @@ func (w *Worker) timeout(slot uint32) {
 	if f.tries < synRetries && !f.has(direct) {
 		f.tries++
 		f.flags &^= challenged
+		w.unrepeated(f)
 		f.lastSeen = w.now.tick
 		w.count(w.serviceOf(f)).cookieRetrans.inc()
 		w.sendSYN(f)

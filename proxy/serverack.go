@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"levee/stack"
 )
 
 // ServerAck says how levee acknowledges a server's SYN-ACK.
@@ -17,9 +19,12 @@ import (
 // acknowledges it with a TSecr of 0, which is no timestamp's echo (RFC 7323 §3.2) and which servers accept. The first round trip
 // that the server measures is then one to the client.
 //
-// There is one danger. A server whose queue of half-open connections is full keeps the client's window scale and SACK in the
-// timestamp of a SYN cookie, and a TSecr of 0 says that there is neither. So nothing of this is done toward a server that has many
-// SYNs to answer.
+// There is one danger. A server whose queue of half-open connections is full, or that has no such queue, keeps the client's options in the timestamp of a
+// SYN cookie. A TSecr of 0 says that there are none, and Linux goes on with other timestamps than those of its SYN-ACK: the client takes half of such
+// connections' segments for old ones. Its queue may be full of what didn't come through levee, or of what did before a flood was noticed, and
+// may be short. So levee's second SYN lacks an option. A server that remembers the first repeats its SYN-ACK as it was, one
+// that remembers nothing answers to the second alone. Levee waits for that, some microseconds if the server repeats SYN-ACKs at all; until
+// that is known, and whenever in doubt, it acknowledges exactly.
 type ServerAck uint8
 
 const (
@@ -50,8 +55,8 @@ func ParseServerAck(s string) (ServerAck, error) {
 	return 0, fmt.Errorf("%q is not known: use immediate or unmeasured", s)
 }
 
-// maxUnmeasured is how many connections may be opening toward a server if another is to be unmeasured. The queues of servers are longer:
-// few programs ask for less than 128.
+// maxUnmeasured is how many connections may be opening toward a server if another is to be unmeasured: one that has many SYNs to answer is
+// spared the second.
 const maxUnmeasured = 64
 
 // openings counts connections that are opening, by server. Servers with the same number share a counter.
@@ -70,19 +75,85 @@ func (o *openings) of(f *flow) *atomic.Int32 {
 // second at least (RFC 6298 §2), because the acknowledgement was lost.
 const answerTime = 900 * time.Millisecond
 
+// How far the handshake with a server is to which levee has sent its SYN twice. That is in place of the server's window scale until it is known.
+const (
+	// sentTwice: not answered yet.
+	sentTwice = 1 + iota
+	// answeredOnce: the first SYN-ACK has come, and will be acknowledged when the second has.
+	answeredOnce
+)
+
 // sendSYNs sends levee's SYN to the server, once or twice.
 func (w *Worker) sendSYNs(f *flow, svc *service) {
 	w.sendSYN(f)
-	if svc.ServerAck == AckUnmeasured && w.proxy.opening.of(f).Load() <= maxUnmeasured {
-		f.half[server].scale = sentTwice
-		w.sendSYN(f)
+	if svc.ServerAck != AckUnmeasured || w.proxy.opening.of(f).Load() > maxUnmeasured || !f.discerning() {
+		return
 	}
+	f.half[server].scale = sentTwice
+	second := f.syn()
+	switch {
+	case !f.has(timestamps): // there is nothing that must come back
+	case f.has(sack):
+		second.SACKPermitted = false
+	default:
+		second.WScale = WScaleNone
+	}
+	w.out.build(&second)
 }
 
-// sentTwice is in place of the server's window scale, while the server has not answered, if levee has sent its SYN twice.
-const sentTwice = 1
+// discerning says whether the SYN has an option that the second can lack, or needs none.
+func (f *flow) discerning() bool {
+	return !f.has(timestamps) || f.has(sack) || f.wscale != WScaleNone
+}
 
-// answersSecond says whether a SYN-ACK on an opened flow answers levee's second SYN.
-func (w *Worker) answersSecond(f *flow) bool {
-	return w.serviceOf(f).ServerAck == AckUnmeasured && w.now.since-f.created < answerTime
+// answersFirst says whether a SYN-ACK has what answers the option that the second SYN lacks.
+func (f *flow) answersFirst(o *stack.Options) bool {
+	if f.has(sack) {
+		return o.SACKPermitted
+	}
+	return o.WScale != WScaleNone
+}
+
+// awaitsSecond says whether the SYN-ACK in work isn't to be acknowledged, because another will come.
+func (w *Worker) awaitsSecond(s *stripe, slot uint32) bool {
+	p, f := &w.pkt, &s.flows[slot]
+	how := &f.half[server].scale
+	if !f.has(timestamps) || !p.Options.Timestamps {
+		return false
+	}
+	k := f.serverKey()
+	switch first := f.answersFirst(&p.Options); {
+	case *how == sentTwice && first && w.proxy.servers.Find(&k, w.now.unix).Repeats:
+		*how, f.lastSeen = answeredOnce, w.now.tick
+		s.arm(slot, w.due(f))
+		return true
+	case *how == answeredOnce && !first: // a SYN cookie: the whole SYN has to be answered last
+		*how = 0
+		w.count(w.serviceOf(f)).serverCookies.inc()
+		w.sendSYN(f)
+		return true
+	}
+	return false
+}
+
+// unrepeated notes, when a flow is due, that the server has not repeated its SYN-ACK, if that is so. It won't be waited for again.
+func (w *Worker) unrepeated(f *flow) {
+	if f.half[server].scale == answeredOnce {
+		k := f.serverKey()
+		w.proxy.servers.Repeats(&k, false)
+	}
+	f.half[server].scale = 0
+}
+
+// secondTime is how long levee waits for the second SYN-ACK.
+const secondTime = 200 * time.Millisecond
+
+// repeated notes that a SYN-ACK on an opened flow answers levee's second SYN, and says whether it does.
+func (w *Worker) repeated(f *flow) bool {
+	if w.serviceOf(f).ServerAck != AckUnmeasured || w.now.since-f.created >= answerTime {
+		return false
+	}
+	k := f.serverKey()
+	w.proxy.servers.Repeats(&k, true)
+	return true
 }

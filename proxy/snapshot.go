@@ -49,6 +49,8 @@ type ServiceSnapshot struct {
 	// Mismatched counts flows that were reset because the server does not do timestamps or ECN, which the
 	// service's options promise.
 	Mismatched uint64
+	// ServerCookies counts flows whose server answered with a SYN cookie (see ServerAck), as one does that has no room for half-open connections.
+	ServerCookies uint64
 	// ClosedReset counts SYNs that got a RST because their port is known to be closed.
 	ClosedReset uint64
 	// Allowed and Denied count packets that the service's lists decided about, Verified SYNs that passed because their source has proved

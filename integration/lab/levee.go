@@ -132,6 +132,7 @@ type ServiceStatus struct {
 	SynReceived   uint64 `json:"syn_received"`
 	CookieValid   uint64 `json:"cookie_valid"`
 	CookieInvalid uint64 `json:"cookie_invalid"`
+	ServerCookies uint64 `json:"server_cookies"`
 	Flows         int    `json:"flows"`
 	SynPassed     uint64 `json:"syn_passed"`
 	// Engagement is nil unless floods are looked for.

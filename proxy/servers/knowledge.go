@@ -129,6 +129,8 @@ type Known struct {
 	// Told is the window scale to promise clients for the server's, if known, and Before the one that was promised until a
 	// short while ago: an answer to it may still come. They differ from what the server does while that changes often.
 	Told, Before uint8
+	// Repeats: it answers a SYN that comes twice at once, twice (see Table.Repeats).
+	Repeats bool
 }
 
 // NextWindow is the first window, in bytes, to count on when a SYN-ACK has shown another one. What a client is told too much waits in vain,

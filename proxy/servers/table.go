@@ -74,6 +74,7 @@ type record struct {
 	mss, window uint16
 	wscale      uint8
 	told, was   uint8
+	repeats     bool
 	// deny is what is not promised until a time, though the server seems to do it.
 	until uint32
 	// answered is the last SYN-ACK, refused the last refusal; probed is the last SYN-ACK to a probe, failed the last probe since without
@@ -129,7 +130,7 @@ func (t *Table) known(r *record, now uint32) Known {
 	if r.fresh(now) {
 		k = Known{
 			State: Alive, Knows: r.knows, Does: r.does, MSS: r.mss, Window: r.window,
-			Told: r.told, Before: r.told,
+			Told: r.told, Before: r.told, Repeats: r.repeats,
 		}
 		if since(r.until, now) < 0 {
 			k.Does &^= r.deny
@@ -256,6 +257,16 @@ func (t *Table) ProbeFailed(k *Key, now int64, how State) {
 		r.failed = 0 // clients fare no better: once it answers them, it may answer probes
 	}
 	r.suspected = 0
+}
+
+// Repeats notes whether a server that has answered repeats its SYN-ACK when the SYN comes again at once.
+func (t *Table) Repeats(k *Key, yes bool) {
+	s, tag := t.locate(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.find(k, tag); r != nil {
+		r.repeats = yes
+	}
 }
 
 // Denied notes that a server did not do what clients were promised for it.

@@ -86,6 +86,7 @@ type Service struct {
 	Unreachable   uint64 `json:"unreachable"`
 	TimedOut      uint64 `json:"timed_out"`
 	Mismatched    uint64 `json:"mismatched"`
+	ServerCookies uint64 `json:"server_cookies"`
 	EarlyHeld     uint64 `json:"early_held"`
 	ClosedReset   uint64 `json:"closed_reset"`
 	Allowed       uint64 `json:"allowed"`
@@ -192,7 +193,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Name: v.Name, Mode: v.Mode.String(),
 			SynReceived: v.SynReceived, CookieValid: v.CookieValid, CookieInvalid: v.CookieInvalid,
 			CookieRetrans: v.CookieRetrans, ConnReopened: v.ConnReopened,
-			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched,
+			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched, ServerCookies: v.ServerCookies,
 			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset,
 			Allowed: v.Allowed, Denied: v.Denied, Verified: v.Verified, UnknownReset: v.UnknownReset, Adopted: v.Adopted,
 			SynPassed: v.SynPassed, Flows: v.Flows, Engagement: newEngagement(v),

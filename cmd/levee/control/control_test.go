@@ -159,7 +159,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		snapshot.Drops[r] = uint64(r)
 	}
 	snapshot.Services = []proxy.ServiceSnapshot{{Name: "web", Mode: proxy.ModeAlways, SynReceived: 1, CookieValid: 2, CookieInvalid: 3,
-		CookieRetrans: 4, ConnReopened: 5, Opened: 6, Refused: 7, Unreachable: 11, TimedOut: 8, Mismatched: 10, ClosedReset: 12, Flows: 9}}
+		CookieRetrans: 4, ConnReopened: 5, Opened: 6, Refused: 7, Unreachable: 11, TimedOut: 8, Mismatched: 10, ClosedReset: 12, ServerCookies: 13, Flows: 9}}
 	snapshot.Workers = []proxy.WorkerSnapshot{{Received: 1, Sent: 2, ReceivedBytes: 3, SentBytes: 4}}
 	want := NewStatus(snapshot)
 	want.Version, want.UptimeSeconds, want.Ready = "v1", 61, true

@@ -97,6 +97,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(unreachable, v.Unreachable, v.Name)
 		counter(timedOut, v.TimedOut, v.Name)
 		counter(mismatched, v.Mismatched, v.Name)
+		counter(serverCookies, v.ServerCookies, v.Name)
 		counter(earlyHeld, v.EarlyHeld, v.Name)
 		counter(closedResets, v.ClosedReset, v.Name)
 		counter(allowed, v.Allowed, v.Name)

@@ -63,7 +63,7 @@ func (f *fake) Snapshot() proxy.Snapshot {
 		n := uint64(10 * i)
 		s.Services = append(s.Services, proxy.ServiceSnapshot{Name: name, SynReceived: n + 1, CookieValid: n + 2, CookieInvalid: n + 3,
 			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11,
-			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, Flows: int(n) + 9})
+			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, ServerCookies: n + 17, Flows: int(n) + 9})
 	}
 	s.Services[0].Mode, s.Services[0].SynPassed = proxy.ModeAuto, 31
 	s.Services[0].Engagement = proxy.Engagement{Engaged: 2, HalfOpen: 128, SYNRate: 1000, FloodsStarted: 33, FloodsEnded: 32, PeakRate: 50_000,
@@ -254,6 +254,10 @@ levee_unreachable_total{service="web"} 9
 levee_servers{state="alive"} 2
 levee_servers{state="closed"} 3
 levee_servers{state="silent"} 4
+# HELP levee_server_cookies_total Flows whose server answered with a SYN cookie: its own queue of half-open connections is full.
+# TYPE levee_server_cookies_total counter
+levee_server_cookies_total{service="ssh"} 27
+levee_server_cookies_total{service="web"} 17
 # HELP levee_service_flows Flows in the table, those only remembered not counted.
 # TYPE levee_service_flows gauge
 levee_service_flows{service="ssh"} 19

@@ -33,6 +33,7 @@ var (
 	unreachable   = desc("unreachable_total", "Flows that an ICMP error ended before the server answered: there is no way to it.", "service")
 	timedOut      = desc("timed_out_total", "Flows whose server did not answer.", "service")
 	mismatched    = desc("mismatched_total", "Flows that were reset because the server lacks timestamps or ECN, which the client was promised.", "service")
+	serverCookies = desc("server_cookies_total", "Flows whose server answered with a SYN cookie: its own queue of half-open connections is full.", "service")
 	closedResets  = desc("closed_resets_total", "SYNs that got a RST because their port is known to be closed.", "service")
 	earlyHeld     = desc("early_held_total", "Segments of clients that were held until their server had answered.", "service")
 	allowed       = desc("allowed_total", "SYNs, and segments of no flow, that passed because their source is on the service's list.", "service")
