@@ -132,3 +132,31 @@ func TestClockFollowed(t *testing.T) {
 		t.Error("the former time is never over")
 	}
 }
+
+// TestSuspend: the wall clock jumps while the machine sleeps, the monotonic one doesn't. A flow has not been idle for all that time, nor a cookie
+// become old: the hosts' retransmission timers may have run or not, and both may go on.
+func TestSuspend(t *testing.T) {
+	r := newRig(t, DefaultOptions())
+	k := r.open()
+	waiting := r.knock(1)
+	r.set(2 * r.proxy.cfg.IdleTimeout)
+	for range 2 * ticksPerSecond { // every stripe is looked at
+		r.now = r.now.Add(time.Second / ticksPerSecond)
+		r.link.in = nil
+		if _, err := r.worker.Step(r.clock, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sent := r.step(r.segment(client, stack.Segment{
+		Seq: 1001, Ack: k + 1, Flags: flagACK | flagPSH, Window: 500, WScale: WScaleNone, Timestamps: true, TSVal: 12, TSEcr: 1,
+	}))
+	if sent.Dst != rigServer || sent.Ack != 5001 {
+		t.Errorf("the client's segment goes on as %+v", sent)
+	}
+	if !r.returns(waiting) {
+		t.Error("a cookie from before is refused")
+	}
+	if got := r.proxy.Snapshot().Flows[StateOpen]; got != 2 {
+		t.Errorf("%d flows are open, not 2", got)
+	}
+}
