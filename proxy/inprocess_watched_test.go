@@ -224,6 +224,33 @@ func TestEngagedMeanwhile(t *testing.T) {
 			s.Until("open", soon, func() bool { return s.client.Established() && s.server != nil })
 			s.exchange()
 		})
+		t.Run("record evicted", func(t *testing.T) { // by later handshakes, in a table that is full
+			cfg := v.watchedConfig(proxy.ModeAuto)
+			cfg.Proxy.Capacity = 10
+			s := newSession(t, v, cfg)
+			bad := newForger(s)
+			late := 0
+			s.Hooks[proxytest.FromClient] = append(s.Hooks[proxytest.FromClient], func(p *proxytest.Packet) proxytest.Fate {
+				if p.TCP.SrcPort == clientPort && p.Is(ack) && s.Clock.Elapsed() < 900*time.Millisecond {
+					late++
+					return proxytest.Fate{Delay: 400 * time.Millisecond}
+				}
+				return proxytest.Fate{}
+			})
+			s.dial()
+			s.Advance(50 * time.Millisecond)
+			bad.flood(30)
+			s.wantEngaged(1)
+			if n := s.Proxy.Snapshot().Evicted; n == 0 || late == 0 {
+				t.Fatalf("%d records had to make room, %d segments were late", n, late)
+			}
+			s.Advance(300 * time.Millisecond)
+			if n := s.Proxy.Snapshot().Drops[proxy.DropCookieInvalid]; n == 0 {
+				t.Error("the client's acknowledgement found a record")
+			}
+			s.Until("open", soon, func() bool { return s.client.Established() && s.server != nil }) // the server sends its SYN-ACK again
+			s.exchange()
+		})
 		t.Run("cookie outstanding", func(t *testing.T) {
 			s := newSession(t, v, v.watchedConfig(proxy.ModeAuto))
 			bad, c := newForger(s), newRawClient(s)
