@@ -62,7 +62,9 @@ func newCourse(t *testing.T, mode string, v6 bool) *courseOf {
 				here = append(here, a)
 			}
 		}
-		e, err := s.StartEcho(1024, here...)
+		// A flood fills the queue before levee is engaged, and for a minute after the server answers with SYN cookies.
+		const backlog = courseHalfOpen / 2
+		e, err := s.StartEcho(backlog, here...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -181,6 +183,9 @@ func TestAutoCourse(t *testing.T) {
 		r := c.run(t)
 		c.wantUnnoticed(t, r)
 		c.wantOneFlood(t, r, false)
+		if n := r.Status.Services[0].ServerCookies; n < 10 {
+			t.Errorf("the server's queue was not full: levee noticed %d SYN cookies of its own", n)
+		}
 		for _, s := range r.Samples {
 			if s.At < r.FloodFrom && (s.Answered != 0 || s.Engaged != 0) {
 				t.Errorf("before the flood: %+v", s)
