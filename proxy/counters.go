@@ -38,7 +38,7 @@ type serviceCounters struct {
 	opened, refused, unreachable, timedOut, mismatched                   counter
 	earlyHeld, closedReset, serverCookies                                counter
 	allowed, denied, verified, unknownReset, adopted                     counter
-	synPassed, wouldAnswer, wouldDrop                                    counter
+	synPassed, halfOpenReset, wouldAnswer, wouldDrop                     counter
 	_                                                                    [64]byte
 }
 
@@ -76,6 +76,7 @@ func (c *serviceCounters) addTo(s *ServiceSnapshot) {
 	s.UnknownReset += c.unknownReset.Load()
 	s.Adopted += c.adopted.Load()
 	s.SynPassed += c.synPassed.Load()
+	s.HalfOpenReset += c.halfOpenReset.Load()
 	s.WouldAnswer += c.wouldAnswer.Load()
 	s.WouldDrop += c.wouldDrop.Load()
 }

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"time"
+
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
 	"levee/proxy/flood"
@@ -137,6 +139,8 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 	case from == server:
 		if f.state == StateOpening && isACK(p) && p.ChecksumOK() {
 			switch {
+			case isSYN(p) && w.freesServer(s, slot):
+				return
 			case isSYN(p):
 				w.waiting(f)
 				w.accepted(s, slot)
@@ -181,6 +185,29 @@ func (w *Worker) waiting(f *flow) {
 		to := flood.Destination{Addr: p.Src, Port: p.SrcPort}
 		w.proxy.floods.Unfinished(svc.state.watch, &to, w.proxy.table.hash.of(&f.key), w.now.since)
 	}
+}
+
+// repeatTime is how long a server waits at least before it sends a SYN-ACK again: a second (RFC 6298 §2), as it comes by here.
+const repeatTime = 900 * time.Millisecond
+
+// freesServer ends a handshake whose SYN passed before its destination was engaged, and whose client has not answered the server, which now sends its
+// SYN-ACK again. It says whether that is so. The handshake is one of the flood: it would take the place of others in the server's queue for another minute. The
+// client whose acknowledgement was lost, and that waits for the server to speak, is one in very many.
+func (w *Worker) freesServer(s *stripe, slot uint32) bool {
+	p, f := &w.pkt, &s.flows[slot]
+	svc := w.policy.find(&p.Src, p.SrcPort)
+	if svc == nil || svc.Mode != ModeAuto || !f.has(opened) || p.Ack != f.clientISN+1 || w.now.since-f.created < repeatTime || svc.lists.of(&p.Dst) == allowed {
+		return false
+	}
+	to := flood.Destination{Addr: p.Src, Port: p.SrcPort}
+	if !w.proxy.floods.Engaged(svc.state.watch, &to) {
+		return false
+	}
+	w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key))
+	w.count(svc).halfOpenReset.inc()
+	w.resetServer(f)
+	w.enter(s, slot, evRST)
+	return true
 }
 
 // mayFinish says whether the client's segment in work may end its handshake with a server. If not, it is counted as dropped.

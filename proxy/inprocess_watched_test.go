@@ -195,6 +195,63 @@ func TestMonitorCourse(t *testing.T) {
 	}
 }
 
+// What reached the server before a flood was noticed doesn't fill its queue for the next minute.
+func TestEngagedFreesServer(t *testing.T) {
+	forVariants(t, false, func(t *testing.T, v variant) {
+		cfg := v.watchedConfig(proxy.ModeAuto)
+		spared := netip.MustParseAddr("198.51.100.98")
+		if v.v6 {
+			spared = netip.MustParseAddr("2001:db8:c::98")
+		}
+		cfg.Proxy.Services[0].Allow = []netip.Prefix{netip.PrefixFrom(spared, spared.BitLen())}
+		s := newSession(t, v, cfg)
+		again, ended := map[uint16]int{}, map[uint16]int{}
+		s.Hooks[proxytest.FromServer] = append(s.Hooks[proxytest.FromServer], func(p *proxytest.Packet) proxytest.Fate {
+			if p.Is(synAck) {
+				again[p.TCP.DstPort]++
+			}
+			return proxytest.Fate{}
+		})
+		s.Hooks[proxytest.ToServer] = append(s.Hooks[proxytest.ToServer], func(p *proxytest.Packet) proxytest.Fate {
+			if p.Is(rst) {
+				ended[p.TCP.SrcPort]++
+			}
+			return proxytest.Fate{}
+		})
+		slow := &forger{Peer: s.Peer(spared, false), s: s, port: 500}
+		slow.flood(1) // allowed, so none of levee's business
+		s.open()
+		bad := newForger(s)
+		bad.flood(30)
+		s.wantEngaged(1)
+		half := len(again) - 2
+		if half < 15 || len(ended) != 0 {
+			t.Fatalf("%d handshakes are half-open, %d were ended", half, len(ended))
+		}
+		s.Advance(1500 * time.Millisecond)
+		if n := int(s.service().HalfOpenReset); n != half || len(ended) != half {
+			t.Errorf("of %d half-open handshakes %d were ended, by resets to %d", half, n, len(ended))
+		}
+		s.Advance(10 * time.Second)
+		for port, n := range again {
+			switch {
+			case port == 501:
+				if n < 3 || ended[port] != 0 {
+					t.Errorf("that of the allowed client was answered %d times and ended %d times", n, ended[port])
+				}
+			case port == clientPort:
+				if n != 1 || ended[port] != 0 {
+					t.Errorf("that of the open connection was answered %d times and ended %d times", n, ended[port])
+				}
+			case n != 2 || ended[port] != 1:
+				t.Errorf("that of port %d was answered %d times and ended %d times", port, n, ended[port])
+			}
+		}
+		s.exchange()
+		wantDrops(t, s.Network, nil)
+	})
+}
+
 // Handshakes that were under way when the flood began, or ended, are completed.
 func TestEngagedMeanwhile(t *testing.T) {
 	forVariants(t, false, func(t *testing.T, v variant) {

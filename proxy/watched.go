@@ -16,7 +16,8 @@ import (
 //
 // While a destination is engaged its SYNs are answered with cookies and what is of no flow is dropped, as in ModeAlways. Handshakes that
 // had begun before go on: their records are there, and a client whose SYN was answered by both the server and levee
-// acknowledges either.
+// acknowledges either. One whose client has still not answered when the server sends its SYN-ACK again is ended at the server, whose queue
+// those would fill for a minute (see freesServer).
 
 // handshake counts a SYN toward a watched service and lets it pass unless its destination is engaged. It says whether it passed.
 func (w *Worker) handshake(svc *service, frame []byte) bool {

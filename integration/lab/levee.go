@@ -133,6 +133,7 @@ type ServiceStatus struct {
 	CookieValid   uint64 `json:"cookie_valid"`
 	CookieInvalid uint64 `json:"cookie_invalid"`
 	ServerCookies uint64 `json:"server_cookies"`
+	HalfOpenReset uint64 `json:"half_open_reset"`
 	Flows         int    `json:"flows"`
 	SynPassed     uint64 `json:"syn_passed"`
 	// Engagement is nil unless floods are looked for.

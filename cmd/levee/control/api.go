@@ -96,7 +96,9 @@ type Service struct {
 	Adopted       uint64 `json:"adopted"`
 	// SynPassed counts SYNs that went to the server as they were, in the modes auto and monitor.
 	SynPassed uint64 `json:"syn_passed"`
-	Flows     int    `json:"flows"`
+	// HalfOpenReset counts handshakes of a flood that had passed before it was noticed, and were then ended at the server.
+	HalfOpenReset uint64 `json:"half_open_reset"`
+	Flows         int    `json:"flows"`
 	// Engagement is null unless floods are looked for.
 	Engagement *Engagement `json:"engagement"`
 	// Rates are over the last ten seconds, or since its flood has begun if that is less.
@@ -196,7 +198,7 @@ func NewStatus(s proxy.Snapshot) Status {
 			Opened: v.Opened, Refused: v.Refused, Unreachable: v.Unreachable, TimedOut: v.TimedOut, Mismatched: v.Mismatched, ServerCookies: v.ServerCookies,
 			EarlyHeld: v.EarlyHeld, ClosedReset: v.ClosedReset,
 			Allowed: v.Allowed, Denied: v.Denied, Verified: v.Verified, UnknownReset: v.UnknownReset, Adopted: v.Adopted,
-			SynPassed: v.SynPassed, Flows: v.Flows, Engagement: newEngagement(v),
+			SynPassed: v.SynPassed, HalfOpenReset: v.HalfOpenReset, Flows: v.Flows, Engagement: newEngagement(v),
 		})
 	}
 	for r, n := range s.Drops {

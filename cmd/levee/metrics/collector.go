@@ -114,6 +114,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(mostHalfOpen, v.MostHalfOpen, v.Name)
 			gauge(mostRate, v.MostRate, v.Name)
 		}
+		counter(halfOpenReset, v.HalfOpenReset, v.Name)
 		counter(synPassed, v.SynPassed, v.Name)
 		counter(floodsStarted, v.FloodsStarted, v.Name)
 		counter(floodsEnded, v.FloodsEnded, v.Name)

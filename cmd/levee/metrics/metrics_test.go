@@ -65,7 +65,7 @@ func (f *fake) Snapshot() proxy.Snapshot {
 			CookieRetrans: n + 4, ConnReopened: n + 5, Opened: n + 6, Refused: n + 7, Unreachable: n + 9, TimedOut: n + 8, Mismatched: n + 10, ClosedReset: n + 11,
 			Allowed: n + 12, Denied: n + 13, Verified: n + 14, UnknownReset: n + 15, Adopted: n + 16, ServerCookies: n + 17, Flows: int(n) + 9})
 	}
-	s.Services[0].Mode, s.Services[0].SynPassed = proxy.ModeAuto, 31
+	s.Services[0].Mode, s.Services[0].SynPassed, s.Services[0].HalfOpenReset = proxy.ModeAuto, 31, 36
 	s.Services[0].Engagement = proxy.Engagement{Engaged: 2, HalfOpen: 128, SYNRate: 1000, FloodsStarted: 33, FloodsEnded: 32, PeakRate: 50_000,
 		FloodStart: time.Unix(1_700_000_100, 250_000_000), MostHalfOpen: 127, MostRate: 999}
 	s.Services[1].FloodStart, s.Services[1].FloodEnd = time.Unix(1_700_000_010, 0), time.Unix(1_700_000_020, 0)
@@ -113,6 +113,10 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	const want = `
+# HELP levee_half_open_resets_total Handshakes of a flood that had passed before it was noticed, and were then ended at the server, in the mode auto.
+# TYPE levee_half_open_resets_total counter
+levee_half_open_resets_total{service="ssh"} 0
+levee_half_open_resets_total{service="web"} 36
 # HELP levee_syn_passed_total SYNs that went to the server as they were, in the modes auto and monitor.
 # TYPE levee_syn_passed_total counter
 levee_syn_passed_total{service="ssh"} 0
