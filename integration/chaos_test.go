@@ -383,5 +383,9 @@ In the last third the process was neither killed nor upgraded: it lived through 
 	row("descriptors", func(h holding) int { return h.fds })
 	row("live heap (half of next_gc_bytes), KiB", func(h holding) int { return h.live >> 11 })
 	row("memory of its own (RssAnon), KiB", func(h holding) int { return h.memory >> 10 })
+	b.WriteString(`
+The heap grows to about twice what is live before it is collected, and with it the process's memory; pages of the flow table come to it as they are first
+used.
+`)
 	return b.String()
 }
