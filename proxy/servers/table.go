@@ -179,6 +179,10 @@ func (t *Table) Answered(k *Key, now int64, a *Answer, from Source) (probe bool)
 	if a.MSS != 0 {
 		does |= MSS
 	}
+	if kept := WScale | SACK; asked.Has(kept) && !asked.Has(Timestamps) && does&kept == 0 && r.does&kept != 0 {
+		// A SYN cookie without timestamps has no room for either (Linux, tcp_conn_request()): the server does them still.
+		asked &^= kept
+	}
 	r.knows |= asked
 	r.does = r.does&^asked | does&asked
 	if asked.Has(WScale) {

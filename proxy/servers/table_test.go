@@ -164,6 +164,33 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+// TestCookieTellsNothing: the options that a server's SYN cookie has no room for are done again when its flood is over.
+func TestCookieTellsNothing(t *testing.T) {
+	k, tb := key(1), table(false)
+	stampless := Answer{Asked: MSS | WScale | SACK, Does: MSS, MSS: 1460, WScale: NoWScale, Window: 64240}
+	tb.Answered(&k, t0, &stampless, Traffic)
+	if got := tb.Find(&k, t0); got.Knows != MSS|WScale|SACK || got.Does != MSS {
+		t.Errorf("a server that has shown nothing else is known as %+v", got)
+	}
+	tb.Answered(&k, t0+2*hold, &linux, Traffic)
+	want := tb.Find(&k, t0+2*hold)
+	if want.Told != linux.WScale {
+		t.Fatalf("clients are told %d", want.Told)
+	}
+	tb.Answered(&k, t0+4*hold, &stampless, Traffic)
+	want.Before = want.Told
+	want.Window = NextWindow(want.Window, stampless.Window)
+	if got := tb.Find(&k, t0+4*hold); got != want {
+		t.Errorf("it is known as %+v, not %+v", got, want)
+	}
+	// It says so where it can.
+	stamped := Answer{Asked: All, Does: MSS | Timestamps | ECN, MSS: 1460, WScale: NoWScale, Window: 64240}
+	tb.Answered(&k, t0+6*hold, &stamped, Traffic)
+	if got := tb.Find(&k, t0+6*hold); got.Does.Has(SACK) || got.Does.Has(WScale) || got.Told != NoWScale {
+		t.Errorf("it is known as %+v", got)
+	}
+}
+
 // A promised scale stays for longer than a cookie lives, and the one before it is known for as long.
 func TestScales(t *testing.T) {
 	tb, k := table(true), key(1)
