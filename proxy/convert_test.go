@@ -323,6 +323,21 @@ func TestConvertCapacity(t *testing.T) {
 	}
 }
 
+// TestFreshLength: memory that nobody has used yet is no better than other memory if a table doesn't fit into it or leaves some of it.
+func TestFreshLength(t *testing.T) {
+	const capacity = 100
+	whole := FlowStateBytes(capacity)
+	for _, tt := range []struct {
+		bytes int
+		want  error
+	}{{whole, nil}, {whole - 1, ErrStateDamaged}, {whole + 1, ErrStateDamaged}, {2 * whole, ErrStateDamaged}, {stateRecordsAt, ErrStateDamaged}, {0, ErrStateDamaged}} {
+		s := &FlowState{Memory: make([]byte, tt.bytes)}
+		if err := s.Check(capacity); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
+			t.Errorf("%d bytes of %d: %v", tt.bytes, whole, err)
+		}
+	}
+}
+
 // TestConvertHostile: whatever a header says that has the right checksum, nothing outside of the memory is read.
 func TestConvertHostile(t *testing.T) {
 	_, state := busyState(t, 100, 50)

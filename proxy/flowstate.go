@@ -115,6 +115,10 @@ func (s *FlowState) Check(capacity int) error {
 	if len(s.Memory) < stateRecordsAt {
 		return fmt.Errorf("%w: it is %d bytes long, shorter than its header", ErrStateDamaged, len(s.Memory))
 	}
+	if whole := FlowStateBytes(capacity); s.Fresh() && len(s.Memory) != whole {
+		// As of a process that was killed before its first record, and was configured for another number.
+		return fmt.Errorf("%w: it is empty and %d bytes long, not %d", ErrStateDamaged, len(s.Memory), whole)
+	}
 	if s.Fresh() {
 		return nil
 	}

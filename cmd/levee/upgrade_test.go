@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,7 +145,19 @@ func TestUpgradeRefused(t *testing.T) {
 	if err := os.WriteFile(path("text"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	program(t, path("endless"), []byte("#!/bin/sh\nexec yes '{}'\n"))
+	taken, err := g.lab.Gateway.Listen(netip.MustParseAddrPort("127.0.0.1:9777"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	if err := os.WriteFile(path("bad.key"), []byte("none\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct{ name, program, yaml, want string }{
+		{"something that doesn't end", path("endless"), services, path("endless") + " has not answered --check-upgrade in 8s: is it levee?"},
+		{"a port that is taken", "", "metrics: {listen: 127.0.0.1:9777}\n" + services, "metrics.listen 127.0.0.1:9777 is in use: stop what listens there or choose another port"},
+		{"a secret that is none", "", "# bad.key\n" + services, "secret file " + path("bad.key")},
 		{"no such file", path("missing"), services, path("missing") + ": no such file"},
 		{"not executable", path("text"), services, path("text") + " is not an executable file"},
 		{"a folder", g.dir, services, g.dir + " is not an executable file"},
@@ -161,6 +174,12 @@ func TestUpgradeRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g.write("levee.yaml", dir, tt.yaml)
+			if strings.Contains(tt.yaml, "bad.key") {
+				text := fmt.Sprintf("state_dir: %q\nsecret_file: %q\n%s", dir, path("bad.key"), services)
+				if err := os.WriteFile(g.config, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
 			args := []string{}
 			if tt.program != "" {
 				args = append(args, tt.program)

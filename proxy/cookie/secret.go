@@ -66,6 +66,15 @@ func LoadSecret(path string) (Secret, error) {
 	return readSecret(path)
 }
 
+// CheckSecret says whether LoadSecret would accept what is at path now, and changes nothing. Nothing at all is accepted: LoadSecret would
+// make a file.
+func CheckSecret(path string) error {
+	if _, err := readSecret(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func readSecret(path string) (Secret, error) {
 	// O_NONBLOCK: a FIFO would make us wait for its writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)

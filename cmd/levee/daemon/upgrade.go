@@ -1,11 +1,11 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,6 +20,8 @@ import (
 	"levee/cmd/levee/config"
 	"levee/cmd/levee/control"
 	"levee/cmd/levee/flowfile"
+	"levee/cmd/levee/metrics"
+	"levee/proxy/cookie"
 )
 
 const (
@@ -55,6 +57,8 @@ type Candidate struct {
 	Levee string `json:"levee"`
 	// Converts says that it has to convert the flow file.
 	Converts bool `json:"converts"`
+	// Metrics is where it would serve metrics: only the one that runs knows whether it could. Not valid is nowhere.
+	Metrics netip.AddrPort `json:"metrics,omitzero"`
 	// Place is what it must have in common with the one that runs.
 	Place place `json:"place"`
 }
@@ -93,8 +97,11 @@ func (p place) differs(o place) error {
 
 // CheckUpgrade says whether a daemon of this version with this configuration could go on in the place of the one that runs. It changes nothing.
 func CheckUpgrade(cfg config.Config, version string) (Candidate, error) {
-	c := Candidate{Levee: version, Place: placeOf(&cfg)}
+	c := Candidate{Levee: version, Metrics: cfg.Metrics, Place: placeOf(&cfg)}
 	if _, err := NewLayout(cfg); err != nil {
+		return c, err
+	}
+	if err := cookie.CheckSecret(cfg.SecretFile); err != nil {
 		return c, err
 	}
 	var err error
@@ -164,23 +171,49 @@ func (d *daemon) checkUpgrade(program string) (c Candidate, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, append(os.Args[1:], checkFlag)...)
-	cmd.WaitDelay = time.Second // for children of its own that keep its output open
-	var answer, said bytes.Buffer
+	// It ends with its children, whatever it is.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = time.Second // for those that have left its group and keep its output open
+	var answer, said head
 	cmd.Stdout, cmd.Stderr = &answer, &said
 	switch err := cmd.Run(); {
 	case ctx.Err() != nil:
 		return c, fmt.Errorf("%s has not answered %s in %v: is it levee?", program, checkFlag, checkTimeout)
 	case err != nil:
-		lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+		lines := strings.Split(strings.TrimSpace(string(said.kept)), "\n")
 		return c, fmt.Errorf("%s says: %s (%w)", program, strings.TrimPrefix(lines[len(lines)-1], "levee: "), err)
 	}
-	if err := json.Unmarshal(answer.Bytes(), &c); err != nil || c.Levee == "" {
+	if err := json.Unmarshal(answer.kept, &c); err != nil || c.Levee == "" {
 		return c, fmt.Errorf("%s doesn't answer %s: it is no levee, or one that is too old", program, checkFlag)
 	}
 	if !d.Ready() {
 		return c, errors.New("levee has begun to drain or to stop meanwhile, or what it needs of the kernel is missing: see levee status")
 	}
+	if err := d.checkMetrics(c.Metrics); err != nil {
+		return c, err
+	}
 	return c, placeOf(&d.cfg).differs(c.Place)
+}
+
+// checkMetrics says whether the next program could serve metrics at an address: it is this one's, or free.
+func (d *daemon) checkMetrics(address netip.AddrPort) error {
+	if !address.IsValid() || address == d.cfg.Metrics {
+		return nil
+	}
+	return metrics.Check(address)
+}
+
+// head keeps the first bytes of what is written to it.
+type head struct{ kept []byte }
+
+// headBytes is more than a levee says of itself.
+const headBytes = 16 << 10
+
+// Write implements io.Writer. It takes everything.
+func (h *head) Write(b []byte) (int, error) {
+	h.kept = append(h.kept, b[:min(len(b), headBytes-len(h.kept))]...)
+	return len(b), nil
 }
 
 // checkProgram refuses files that root had better not execute.

@@ -30,8 +30,16 @@ type Server struct {
 	http     *http.Server
 }
 
-// Listen opens the port. The error is one line that names it.
-func Listen(address netip.AddrPort, version string, source Source, log *slog.Logger) (*Server, error) {
+// Check says whether Listen could open the port now.
+func Check(address netip.AddrPort) error {
+	l, err := listen(address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func listen(address netip.AddrPort) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address.String())
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("metrics.listen %v is in use: stop what listens there or choose another port", address)
@@ -41,6 +49,15 @@ func Listen(address netip.AddrPort, version string, source Source, log *slog.Log
 	}
 	if err != nil {
 		return nil, fmt.Errorf("metrics.listen %v: %w", address, err)
+	}
+	return listener, nil
+}
+
+// Listen opens the port. The error is one line that names it.
+func Listen(address netip.AddrPort, version string, source Source, log *slog.Logger) (*Server, error) {
+	listener, err := listen(address)
+	if err != nil {
+		return nil, err
 	}
 	errorLog := slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	return &Server{listener: listener, http: &http.Server{
