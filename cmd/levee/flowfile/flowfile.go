@@ -56,7 +56,7 @@ func Open(dir string, capacity int) (state *proxy.FlowState, note Note, err erro
 	case errors.As(err, &unusable):
 		kept := filepath.Join(dir, asideName)
 		if err := os.Rename(Path(dir), kept); err != nil {
-			return nil, note, fmt.Errorf("flow file %s is %w, and can't be set aside: %w: remove it", Path(dir), unusable.why, err)
+			return nil, note, fmt.Errorf("flow file %s is %w, and can't be set aside as %s: %w: remove both", Path(dir), unusable.why, asideName, withoutPaths(err))
 		}
 		note.Aside = fmt.Sprintf("flow file %s is %v: kept as %s, all connections begin anew", Path(dir), unusable.why, kept)
 	default:
@@ -101,18 +101,28 @@ func Check(dir string, capacity int) (converts bool, err error) {
 	return true, nil
 }
 
-// Remove removes the flow file of a folder, and what was set aside, and says what it has removed.
+// Remove removes the flow file of a folder, and what was set aside, and says what it has removed. A folder of somebody's in their place, with something
+// in it, it leaves.
 func Remove(dir string) (removed []string, err error) {
 	for _, name := range []string{fileName, newName, asideName} {
 		path := filepath.Join(dir, name)
 		switch e := os.Remove(path); {
 		case e == nil:
 			removed = append(removed, path)
-		case !errors.Is(e, os.ErrNotExist):
+		case !errors.Is(e, os.ErrNotExist) && !errors.Is(e, unix.ENOTEMPTY):
 			err = errors.Join(err, e)
 		}
 	}
 	return removed, err
+}
+
+// withoutPaths is the reason of an error of Rename's, whose paths are known.
+func withoutPaths(err error) error {
+	var link *os.LinkError
+	if errors.As(err, &link) {
+		return link.Err
+	}
+	return err
 }
 
 // unusableError is of a file that has to be set aside. why goes on after "is".

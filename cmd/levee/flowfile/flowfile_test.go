@@ -191,6 +191,34 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestFolderInPlace: whoever makes a folder of the flow file's name keeps what is in it, and levee starts and stops.
+func TestFolderInPlace(t *testing.T) {
+	dir := volatileDir(t)
+	inside := func(name string) string { return filepath.Join(dir, name, "somebody's") }
+	must(t, os.Mkdir(Path(dir), 0o700))
+	must(t, os.WriteFile(inside(fileName), nil, 0o600))
+	_, note, err := Open(dir, 10)
+	if err != nil || !strings.Contains(note.Aside, asideName) {
+		t.Fatalf("%+v, %v", note, err)
+	}
+	removed, err := Remove(dir)
+	if err != nil || len(removed) != 1 || removed[0] != Path(dir) {
+		t.Errorf("%v, %v", removed, err)
+	}
+	if _, err := os.Stat(inside(asideName)); err != nil {
+		t.Error(err)
+	}
+	// Where there is one already, another can't be set aside.
+	must(t, os.Mkdir(Path(dir), 0o700))
+	must(t, os.WriteFile(inside(fileName), nil, 0o600))
+	if _, _, err := Open(dir, 10); err == nil || !strings.Contains(err.Error(), "can't be set aside as flows.unusable: ") || !strings.HasSuffix(err.Error(), ": remove both") {
+		t.Errorf("a second one: %v", err)
+	}
+	if removed, err := Remove(dir); err != nil || len(removed) != 0 {
+		t.Errorf("%v, %v", removed, err)
+	}
+}
+
 // use has a Proxy use the memory.
 func use(t *testing.T, state *proxy.FlowState) {
 	t.Helper()
