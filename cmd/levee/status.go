@@ -50,6 +50,9 @@ func writeStatus(w io.Writer, s control.Status) error {
 	if s.Drain != nil {
 		fmt.Fprintf(&b, "%s; new ones go to the servers themselves\n", drainText(*s.Drain))
 	}
+	if s.NotUpgraded != "" {
+		writeWrapped(&b, "PROBLEM", "not upgraded: "+s.NotUpgraded)
+	}
 	if !s.Configuration.LastReloadSuccessful {
 		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n       %s\n",
 			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))

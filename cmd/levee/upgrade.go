@@ -103,8 +103,11 @@ func upgrade(ctx context.Context, client *control.Client, program string) (upgra
 	defer cancel()
 	for {
 		if s, err := client.Status(ctx); err == nil && s.Ready && !s.Started.Equal(before.Started) {
+			if s.NotUpgraded != "" {
+				return upgraded{}, fmt.Errorf("not upgraded, %s goes on with the connections: %s", s.Version, s.NotUpgraded)
+			}
 			if s.Version != agreed.Version {
-				return upgraded{}, fmt.Errorf("not upgraded, %s goes on with the connections: %s could not be executed, the daemon's log says why", s.Version, agreed.Program)
+				return upgraded{}, fmt.Errorf("not upgraded, %s goes on with the connections, not %s: the daemon's log says why", s.Version, agreed.Version)
 			}
 			return upgraded{
 				Program: agreed.Program, From: before.Version, To: s.Version, Converted: agreed.Converts,

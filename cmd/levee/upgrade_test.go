@@ -226,6 +226,40 @@ func TestUpgradeUnkept(t *testing.T) {
 	g.end(c)
 }
 
+// TestUpgradeGone: if the next program can't be executed after it has agreed, the old one begins anew and goes on, and says so, whatever their versions are.
+func TestUpgradeGone(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	c := g.start()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := program(t, filepath.Join(g.dir, "gone"), []byte("#!/bin/sh\nrm \"$0\"\nexec "+self+" \"$@\"\n"))
+	want := gone + " could not be executed: no such file or directory"
+	code, stdout, stderr := g.levee("upgrade", gone)
+	if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "levee: not upgraded, "+versionNow().Version+" goes on with the connections: ") || !strings.Contains(stderr, want) {
+		t.Errorf("%d %q %q", code, stdout, stderr)
+	}
+	if _, stdout, _ := g.levee("status", "-o", "json"); !strings.Contains(stdout, want) || !strings.Contains(stdout, `"ready": true`) {
+		t.Errorf("status: %s", stdout)
+	}
+	if _, stdout, _ := g.levee("status"); !strings.Contains(stdout, "PROBLEM    not upgraded: ") {
+		t.Errorf("status: %s", stdout)
+	}
+	// The next one that can is none of that.
+	if code, _, stderr := g.levee("upgrade"); code != 0 || stderr != "" {
+		t.Errorf("%d %q", code, stderr)
+	}
+	if _, stdout, _ := g.levee("status", "-o", "json"); strings.Contains(stdout, "not_upgraded") {
+		t.Errorf("status: %s", stdout)
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	g.end(c)
+}
+
 // TestUpgradeDies: if the next program fails after it has agreed, the verb says so, and the one after that goes on with what is left.
 func TestUpgradeDies(t *testing.T) {
 	g := newGateway(t, services)

@@ -14,6 +14,8 @@ type Status struct {
 	Started time.Time `json:"started"`
 	// UptimeSeconds is whole seconds since the daemon started.
 	UptimeSeconds int64 `json:"uptime_seconds"`
+	// NotUpgraded is why the latest upgrade left the program that there was, which then began anew; empty if it didn't.
+	NotUpgraded string `json:"not_upgraded,omitempty"`
 	// Ready says that everything is in place and traffic is protected.
 	Ready bool `json:"ready"`
 	// Drain is there while levee drains.

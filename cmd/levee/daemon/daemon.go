@@ -27,6 +27,8 @@ type daemon struct {
 	log     *slog.Logger
 	start   time.Time
 	super   supervisor
+	// notUpgraded is why the program before this one could not be replaced.
+	notUpgraded string
 
 	layout *Layout
 	secret cookie.Secret
@@ -67,7 +69,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 	defer cancel()
 	d := &daemon{
 		cfg: cfg, version: version, log: log, start: time.Now(), failed: make(chan error, 1), drained: make(chan struct{}),
-		mending: newMending(),
+		mending: newMending(), notUpgraded: inheritFailure(),
 	}
 	d.super.log = log
 	d.reloads.Reloading = reloading

@@ -21,6 +21,7 @@ func (d *daemon) Status() control.Status {
 	s := control.NewStatus(d.proxy.Snapshot())
 	s.Version, s.Started = d.version, d.start
 	s.UptimeSeconds = int64(time.Since(d.start) / time.Second)
+	s.NotUpgraded = d.notUpgraded
 	s.Ready = d.Ready()
 	if d.drains.active() {
 		progress := d.DrainProgress()

@@ -29,6 +29,8 @@ const (
 	descriptorsEnv = "_LEVEE_TUN_DESCRIPTORS"
 	// stopEnv tells it that it was asked to stop while it took over.
 	stopEnv = "_LEVEE_STOP"
+	// failureEnv tells the program that is executed again why the next one could not be.
+	failureEnv = "_LEVEE_NOT_UPGRADED"
 	// checkFlag has `levee run` only look whether it could go on here.
 	checkFlag = "--check-upgrade"
 	// checkTimeout bounds that: less than a client waits for an answer.
@@ -257,6 +259,7 @@ func (d *daemon) upgrade(ctx context.Context) error {
 		d.log.Info("upgrading", "program", program)
 		err = syscall.Exec(program, append([]string{program}, os.Args[1:]...), environment)
 		d.log.Error("not upgraded", "program", program, "error", err)
+		environment = append(environment, failureEnv+"="+fmt.Sprintf("%s could not be executed: %v", program, err))
 	}
 	return fmt.Errorf("upgrade: %w: start levee again, it goes on with the connections", err)
 }
@@ -285,6 +288,13 @@ func inherited() []int {
 		}
 	}
 	return fds
+}
+
+// inheritFailure is why the program before this one, which is this one, could not be replaced, or empty.
+func inheritFailure() string {
+	why := os.Getenv(failureEnv)
+	_ = os.Unsetenv(failureEnv)
+	return why
 }
 
 // inheritStop returns a context that is done from the beginning if a program before this one was asked to stop.
