@@ -154,6 +154,15 @@ func TestCapture(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	go func() { // the queue of a server that accepts nothing is soon full, and nothing is spliced then
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
 	path := g.dir + "/all.pcapng"
 	c, _ := g.background("capture", "-w", path, "--for", "20s", "-n", "12", "--verdict", "answer,open,splice")
 	drops, out := g.background("capture", "-w", "-", "--for", "20s", "-n", "1", "--verdict", "drop", "--reason", "bad_flags,land")
