@@ -5,17 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"levee/integration/lab"
 	"levee/integration/lab/labtest"
@@ -43,29 +38,8 @@ func newGateway(t *testing.T, yaml string) *gateway {
 	t.Setenv(asLevee, "1")
 	g := &gateway{t: t, lab: l, dir: t.TempDir()}
 	g.config = g.write("levee.yaml", g.dir+"/state", yaml)
-	g.until("every link has its addresses", g.settled)
+	labtest.Settle(t, l.Gateway)
 	return g
-}
-
-// settled says that the kernel has given every link its link-local address: until then the namespace changes by itself.
-func (g *gateway) settled() bool {
-	links, err := g.lab.Gateway.Netlink().LinkList()
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	for _, l := range links {
-		if l.Attrs().Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		addrs, err := g.lab.Gateway.Netlink().AddrList(l, netlink.FAMILY_V6)
-		if err != nil {
-			g.t.Fatal(err)
-		}
-		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0 }) {
-			return false
-		}
-	}
-	return true
 }
 
 // write makes a configuration with a state_dir of its own.

@@ -15,6 +15,7 @@ import (
 // gatewayState is everything in the gateway that switching something on may change.
 func gatewayState(t *testing.T, l *lab.Lab) (routestest.Snapshot, string) {
 	t.Helper()
+	labtest.Settle(t, l.Gateway)
 	var s routestest.Snapshot
 	if err := l.Gateway.Do(func() (err error) { s, err = routestest.Take(); return err }); err != nil {
 		t.Fatal(err)
