@@ -20,6 +20,7 @@ type rawClient struct {
 	// isn and cookie are the two initial sequence numbers, tsval and tsecr what the next segment carries.
 	isn, cookie  seqnum.Value
 	tsval, tsecr uint32
+	told         stack.Options // what the SYN-ACK says
 }
 
 var (
@@ -54,7 +55,7 @@ func (c *rawClient) connect() {
 	if !p.Is(synAck) || p.TCP.Ack != c.isn+1 {
 		c.s.t.Fatalf("the answer to the SYN is %+v", p.TCP)
 	}
-	c.cookie, c.tsecr = p.TCP.Seq, p.TCP.Options.TSVal
+	c.cookie, c.tsecr, c.told = p.TCP.Seq, p.TCP.Options.TSVal, p.TCP.Options
 	c.tsval++
 }
 

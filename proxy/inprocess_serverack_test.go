@@ -6,6 +6,7 @@ import (
 
 	"levee/proxy"
 	"levee/proxy/proxytest"
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -134,6 +135,7 @@ func TestUnmeasuredInDoubt(t *testing.T) {
 	noSACK := func(p *stack.Segment) { p.SACKPermitted = false }
 	noScale := func(p *stack.Segment) { p.WScale = stack.WScaleNone }
 	v := variant{timestamps: true}
+	learning := func(o *proxy.Options) { o.Learn = servers.All }
 	t.Run("a server that nothing is known of", func(t *testing.T) {
 		_, c, r := unmeasured(t, v, false, nil)
 		r.takeSYNs(c, 2)
@@ -183,10 +185,15 @@ func TestUnmeasuredInDoubt(t *testing.T) {
 		r.acknowledged(7777)
 	})
 	t.Run("only the second SYN has come", func(t *testing.T) {
-		_, c, r := unmeasured(t, v, true, nil)
+		_, c, r := unmeasured(t, v, true, learning)
 		r.takeSYNs(c, 2)
 		r.answer(7777, noSACK)
 		r.acknowledged(7777)
+		// The server does SACK all the same.
+		c.port++
+		if c.connect(); !c.told.SACKPermitted {
+			t.Errorf("the next client is told %+v", c.told)
+		}
 	})
 	t.Run("only the first SYN has come", func(t *testing.T) {
 		s, c, r := unmeasured(t, v, true, nil)

@@ -168,6 +168,7 @@ func (w *Worker) learn(f *flow) (lacks servers.Features) {
 			}
 		}
 	}
+	a.Asked &^= f.unasked() &^ a.Does
 	k := f.serverKey()
 	if w.proxy.servers.Answered(&k, w.now.unix, &a, servers.Traffic) {
 		w.proxy.cfg.Probe(k, servers.WhatItDoes)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"levee/proxy/servers"
 	"levee/stack"
 )
 
@@ -25,6 +26,8 @@ import (
 // may be short. So levee's second SYN lacks an option. A server that remembers the first repeats its SYN-ACK as it was, one
 // that remembers nothing answers to the second alone. Levee waits for that, some microseconds if the server repeats SYN-ACKs at all; until
 // that is known, and whenever in doubt, it acknowledges exactly.
+//
+// The price: where the first SYN is lost between levee and the server, nobody waits for it to be sent again, but the connection goes without that option.
 type ServerAck uint8
 
 const (
@@ -91,24 +94,42 @@ func (w *Worker) sendSYNs(f *flow, svc *service) {
 	}
 	f.half[server].scale = sentTwice
 	second := f.syn()
-	switch {
-	case !f.has(timestamps): // there is nothing that must come back
-	case f.has(sack):
+	switch f.spared() {
+	case servers.SACK:
 		second.SACKPermitted = false
-	default:
+	case servers.WScale:
 		second.WScale = WScaleNone
 	}
 	w.out.build(&second)
 }
 
 // discerning says whether the SYN has an option that the second can lack, or needs none.
-func (f *flow) discerning() bool {
-	return !f.has(timestamps) || f.has(sack) || f.wscale != WScaleNone
+func (f *flow) discerning() bool { return !f.has(timestamps) || f.spared() != 0 }
+
+// spared is the option that levee's second SYN lacks, or 0 if it is like the first.
+func (f *flow) spared() servers.Features {
+	switch {
+	case !f.has(timestamps): // there is nothing that must come back
+		return 0
+	case f.has(sack):
+		return servers.SACK
+	case f.wscale != WScaleNone:
+		return servers.WScale
+	}
+	return 0
+}
+
+// unasked is the option of which a SYN-ACK that lacks it says nothing, or 0: it may answer the second SYN alone, because the first was lost.
+func (f *flow) unasked() servers.Features {
+	if f.half[server].scale == sentTwice {
+		return f.spared()
+	}
+	return 0
 }
 
 // answersFirst says whether a SYN-ACK has what answers the option that the second SYN lacks.
 func (f *flow) answersFirst(o *stack.Options) bool {
-	if f.has(sack) {
+	if f.spared() == servers.SACK {
 		return o.SACKPermitted
 	}
 	return o.WScale != WScaleNone
