@@ -198,9 +198,11 @@ func (d *daemon) checkUpgrade(program string) (c Candidate, err error) {
 	return c, placeOf(&d.cfg).differs(c.Place)
 }
 
-// checkMetrics says whether the next program could serve metrics at an address: it is this one's, or free.
+// checkMetrics says whether the next program could serve metrics at an address: it is free, or in the way is only what this program gives up before.
 func (d *daemon) checkMetrics(address netip.AddrPort) error {
-	if !address.IsValid() || address == d.cfg.Metrics {
+	own := d.cfg.Metrics
+	meets := address.Addr() == own.Addr() || address.Addr().IsUnspecified() || own.Addr().IsUnspecified()
+	if !address.IsValid() || own.IsValid() && address.Port() == own.Port() && meets {
 		return nil
 	}
 	return metrics.Check(address)
