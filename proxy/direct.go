@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"time"
-
 	"gvisor.dev/gvisor/pkg/tcpip/seqnum"
 	"levee/proxy/cookie"
 	"levee/proxy/flood"
@@ -186,9 +184,6 @@ func (w *Worker) waiting(f *flow) {
 		w.proxy.floods.Unfinished(svc.state.watch, &to, w.proxy.table.hash.of(&f.key), w.now.since)
 	}
 }
-
-// repeatTime is how long a server waits at least before it sends a SYN-ACK again: a second (RFC 6298 §2), as it comes by here.
-const repeatTime = 900 * time.Millisecond
 
 // freesServer ends a handshake whose SYN passed before its destination was engaged, and whose client has not answered the server, which now sends its
 // SYN-ACK again. It says whether that is so. The handshake is one of the flood: it would take the place of others in the server's queue for another minute. The

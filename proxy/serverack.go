@@ -74,9 +74,9 @@ func (o *openings) of(f *flow) *atomic.Int32 {
 	return &o[addr[15]^addr[14]^addr[13]^uint8(port)^uint8(port>>8)]
 }
 
-// answerTime is how soon the answer to levee's second SYN has come, at the latest: what comes later is a SYN-ACK that the server sends again, after a
-// second at least (RFC 6298 §2), because the acknowledgement was lost.
-const answerTime = 900 * time.Millisecond
+// repeatTime is less than what a server waits before it sends a SYN-ACK again of itself: a second at least (RFC 6298 §2), as it comes by here. What comes
+// sooner answers levee's second SYN.
+const repeatTime = 900 * time.Millisecond
 
 // How far the handshake with a server is to which levee has sent its SYN twice. That is in place of the server's window scale until it is known.
 const (
@@ -171,7 +171,7 @@ const secondTime = 200 * time.Millisecond
 
 // repeated notes that a SYN-ACK on an opened flow answers levee's second SYN, and says whether it does.
 func (w *Worker) repeated(f *flow) bool {
-	if w.serviceOf(f).ServerAck != AckUnmeasured || w.now.since-f.created >= answerTime {
+	if w.serviceOf(f).ServerAck != AckUnmeasured || w.now.since-f.created >= repeatTime {
 		return false
 	}
 	k := f.serverKey()

@@ -53,12 +53,19 @@ func (g *gateway) write(name, stateDir, yaml string) string {
 	return path
 }
 
-// command prepares this binary as levee in the gateway's namespace.
-func (g *gateway) command(args ...string) *lab.Command {
+// thisProgram is the path of the binary under test, which is levee too (TestMain).
+func thisProgram(t *testing.T) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return self
+}
+
+// command prepares this binary as levee in the gateway's namespace.
+func (g *gateway) command(args ...string) *lab.Command {
+	self := thisProgram(g.t)
 	return g.lab.Gateway.Command(context.Background(), self, args...)
 }
 

@@ -55,10 +55,7 @@ func TestUpgradeSignals(t *testing.T) {
 
 // TestUpgradeNotExecuted: a program that agrees and then can't be executed is no loss: the one before goes on.
 func TestUpgradeNotExecuted(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := thisProgram(t)
 	for _, tt := range []struct{ name, then, want string }{
 		{"removed", `rm "$0"`, "no such file or directory"},
 		{"overwritten", `echo nothing > "$0"`, "exec format error"},
@@ -93,10 +90,7 @@ func TestDrainWhileAsked(t *testing.T) {
 	g := newGateway(t, services)
 	g.onTmpfs(services)
 	c := g.start()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := thisProgram(t)
 	asked := filepath.Join(g.dir, "asked")
 	slow := program(t, filepath.Join(g.dir, "slow"), []byte("#!/bin/sh\n"+self+` "$@" && touch `+asked+" && sleep 1\n"))
 	upgrade := g.command("upgrade", "-c", g.config, slow)

@@ -193,10 +193,7 @@ func (s *screen) resize(width, height uint16) {
 // onScreen starts a verb on a terminal of its own. The control socket is a file: it may be in any network namespace.
 func (g *gateway) onScreen(args ...string) *screen {
 	g.t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		g.t.Fatal(err)
-	}
+	self := thisProgram(g.t)
 	ctx, cancel := context.WithCancel(context.Background())
 	c := exec.CommandContext(ctx, self, args...)
 	c.Env = append(os.Environ(), "TERM=xterm-256color")

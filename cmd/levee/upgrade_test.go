@@ -88,10 +88,7 @@ func TestUpgradeVerb(t *testing.T) {
 	dir := g.onTmpfs(services)
 	c := g.start()
 	running := g.snapshot()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := thisProgram(t)
 	content, err := os.ReadFile(self)
 	if err != nil {
 		t.Fatal(err)
@@ -236,10 +233,7 @@ func TestUpgradeGone(t *testing.T) {
 	g := newGateway(t, services)
 	g.onTmpfs(services)
 	c := g.start()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := thisProgram(t)
 	gone := program(t, filepath.Join(g.dir, "gone"), []byte("#!/bin/sh\nrm \"$0\"\nexec "+self+" \"$@\"\n"))
 	want := gone + " could not be executed: no such file or directory"
 	code, stdout, stderr := g.levee("upgrade", gone)
@@ -270,10 +264,7 @@ func TestUpgradeDies(t *testing.T) {
 	g := newGateway(t, services)
 	g.onTmpfs(services)
 	c := g.start()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := thisProgram(t)
 	liar := program(t, filepath.Join(g.dir, "liar"), []byte("#!/bin/sh\nfor last; do :; done\n"+
 		"[ \"$last\" = --check-upgrade ] && exec "+self+" \"$@\"\nexit 3\n"))
 	if code, _, stderr := g.levee("upgrade", liar); code != 1 || !strings.Contains(stderr, "the daemon ended in its upgrade") {

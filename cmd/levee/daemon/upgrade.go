@@ -279,12 +279,17 @@ func (u *upgrades) environment(ctx context.Context) []string {
 	return env
 }
 
+// takeEnv returns what a program before this one has left in the environment, and takes it out, so that no program after it inherits it.
+func takeEnv(name string) string {
+	value := os.Getenv(name)
+	_ = os.Unsetenv(name)
+	return value
+}
+
 // inherited are the descriptors that a program before this one has left, if any.
 func inherited() []int {
-	list := os.Getenv(descriptorsEnv)
-	_ = os.Unsetenv(descriptorsEnv)
 	var fds []int
-	for text := range strings.SplitSeq(list, ",") {
+	for text := range strings.SplitSeq(takeEnv(descriptorsEnv), ",") {
 		if fd, err := strconv.Atoi(text); err == nil && fd > 2 {
 			fds = append(fds, fd)
 		}
@@ -293,17 +298,12 @@ func inherited() []int {
 }
 
 // inheritFailure is why the program before this one, which is this one, could not be replaced, or empty.
-func inheritFailure() string {
-	why := os.Getenv(failureEnv)
-	_ = os.Unsetenv(failureEnv)
-	return why
-}
+func inheritFailure() string { return takeEnv(failureEnv) }
 
 // inheritStop returns a context that is done from the beginning if a program before this one was asked to stop.
 func inheritStop(parent context.Context) (ctx context.Context, cancel context.CancelFunc) {
 	ctx, cancel = context.WithCancel(parent)
-	if os.Getenv(stopEnv) != "" {
-		_ = os.Unsetenv(stopEnv)
+	if takeEnv(stopEnv) != "" {
 		cancel()
 	}
 	return ctx, cancel
