@@ -222,6 +222,18 @@ func TestUnmeasuredInDoubt(t *testing.T) {
 		r.answer(7778, nil)
 		r.acknowledged(7778)
 	})
+	t.Run("a server that has stopped to do SACK", func(t *testing.T) {
+		s, c, r := unmeasured(t, v, true, learning)
+		r.takeSYNs(c, 2)
+		s.Advance(1600 * time.Millisecond)
+		r.Take()
+		r.answer(7778, noSACK) // to the SYN that was sent again, whole
+		r.acknowledged(7778)
+		c.port++
+		if c.connect(); c.told.SACKPermitted {
+			t.Errorf("the next client is told %+v", c.told)
+		}
+	})
 	t.Run("an old connection of the server's", func(t *testing.T) {
 		_, c, r := unmeasured(t, v, true, nil)
 		r.takeSYNs(c, 2)

@@ -210,7 +210,7 @@ func TestEngagedFreesServer(t *testing.T) {
 			if p.Is(synAck) {
 				again[p.TCP.DstPort]++
 			}
-			return proxytest.Fate{}
+			return proxytest.Fate{Copies: 1, CopyDelay: 500 * time.Millisecond} // sooner than a server sends anything again
 		})
 		s.Hooks[proxytest.ToServer] = append(s.Hooks[proxytest.ToServer], func(p *proxytest.Packet) proxytest.Fate {
 			if p.Is(rst) {
@@ -228,7 +228,10 @@ func TestEngagedFreesServer(t *testing.T) {
 		if half < 15 || len(ended) != 0 {
 			t.Fatalf("%d handshakes are half-open, %d were ended", half, len(ended))
 		}
-		s.Advance(1500 * time.Millisecond)
+		if s.Advance(400 * time.Millisecond); len(ended) != 0 {
+			t.Errorf("%d were ended after copies of their SYN-ACKs", len(ended))
+		}
+		s.Advance(1100 * time.Millisecond)
 		if n := int(s.service().HalfOpenReset); n != half || len(ended) != half {
 			t.Errorf("of %d half-open handshakes %d were ended, by resets to %d", half, n, len(ended))
 		}

@@ -115,10 +115,12 @@ func TestUpgradeVerb(t *testing.T) {
 	if want := "different: it is for 1000 flows, not for 3000"; !strings.Contains(c.Output(), want) {
 		t.Errorf("the log doesn't say %q:\n%s", want, c.Output())
 	}
-	// Nor is the daemon's own port, at all addresses instead of one.
-	g.write("levee.yaml", dir, "metrics: {listen: 0.0.0.0:9742}\n"+strings.Replace(services, "capacity: 1000", "capacity: 3000", 1))
-	if code, _, stderr = g.levee("upgrade"); code != 0 {
-		t.Errorf("an upgrade to metrics at all addresses: %d %s", code, stderr)
+	// Nor is the daemon's own port, at all addresses instead of one and back.
+	for _, listen := range []string{"0.0.0.0:9742", "127.0.0.1:9742"} {
+		g.write("levee.yaml", dir, "metrics: {listen: "+listen+"}\n"+strings.Replace(services, "capacity: 1000", "capacity: 3000", 1))
+		if code, _, stderr = g.levee("upgrade"); code != 0 {
+			t.Errorf("an upgrade to metrics at %s: %d %s", listen, code, stderr)
+		}
 	}
 	if diff := running.Diff(g.snapshot()); diff != "" {
 		t.Errorf("after the upgrades:\n%s", diff)
