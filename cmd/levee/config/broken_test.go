@@ -29,7 +29,10 @@ var broken = []struct {
 	{"duplicate key", "tun: {name: a, name: b}\n" + minimal, []string{`FILE: not a valid configuration: line 1: mapping key "name" already defined at line 1`}},
 	{"duplicate section", "tun: {}\n" + minimal + "\ntun: {}\n", []string{`FILE: not a valid configuration: line 3: mapping key "tun" already defined at line 1`}},
 	{"second document", minimal + "\n---\ntun: {}\n", []string{`FILE: not valid YAML: a second document after ---: put everything into one`}},
-	{"just a word", "hello", []string{"FILE: not a valid configuration: line 1: cannot unmarshal !!str `hello` into map[string]interface {}"}},
+	{"just a word", "hello", []string{"FILE: not a valid configuration: no section: begin with one, such as services:"}},
+	{"just a list", "- {name: web, prefixes: [192.0.2.0/24]}\n", []string{"FILE: not a valid configuration: no section: begin with one, such as services:"}},
+	{"aliases of aliases", "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d]\n",
+		[]string{"FILE: not valid YAML: document contains excessive aliasing"}},
 	{"too long", strings.Repeat("# padding\n", maxFileBytes/10+1), []string{`FILE: longer than 1048576 bytes: give levee a file that it can read with --config`}},
 
 	// Keys and shapes.
@@ -122,7 +125,8 @@ var broken = []struct {
 	{"port by name", service("ports: [http]"), []string{`FILE: services[0].ports[0]: "http" is not a port: use 1 to 65535, or a range such as 8000-8100`}},
 	{"range reversed", service("ports: [8100-8000]"), []string{`FILE: services[0].ports[0]: "8100-8000" ends before it begins: write 8000-8100`}},
 	{"range too large", service("ports: [8000-80000]"), []string{`FILE: services[0].ports[0]: "8000-80000" is not a port: use 1 to 65535, or a range such as 8000-8100`}},
-	{"port twice", service("ports: [80-90, 85]"), []string{`FILE: services[0].ports[1]: 85 is in 80-90 of the same service: remove one`}},
+	{"port twice", service("ports: [80-90, 85]"), []string{`FILE: services[0].ports[1]: 85 overlaps 80-90 of the same service: give each port once`}},
+	{"port twice, the wider later", service("ports: [80, 70-90]"), []string{`FILE: services[0].ports[1]: 70-90 overlaps 80 of the same service: give each port once`}},
 	{"MSS too small", service("options: {mss: 87}"), []string{`FILE: services[0].options.mss: "87" is neither auto nor a whole number from 88 to 65495`}},
 	{"MSS too large", service("options: {mss: 65496}"), []string{`FILE: services[0].options.mss: "65496" is neither auto nor a whole number from 88 to 65495`}},
 	{"window scale", service("options: {wscale: 15}"), []string{`FILE: services[0].options.wscale: "15" is not a window scale: use auto, none or 0 to 14`}},

@@ -163,7 +163,7 @@ func (c checker) ports(key string, list words) []proxy.PortRange {
 		}
 		for _, other := range ranges {
 			if r.First <= other.Last && other.First <= r.Last {
-				c.report(index(key, i), "%v is in %v of the same service: remove one", r, other)
+				c.report(index(key, i), "%v overlaps %v of the same service: give each port once", r, other)
 				break
 			}
 		}

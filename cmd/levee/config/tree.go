@@ -64,10 +64,23 @@ func reason(err error) string {
 	return err.Error()
 }
 
+// errNoSections refuses a list, or a single word.
+var errNoSections = errors.New("no section: begin with one, such as services:")
+
+// parseTree parses a document, or none, of nested sections.
 func parseTree(data []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var document yaml.Node
+	if err := dec.Decode(&document); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	for _, top := range document.Content {
+		if top.Kind != yaml.MappingNode && top.ShortTag() != "!!null" {
+			return nil, errNoSections
+		}
+	}
 	var tree map[string]any
-	if err := dec.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
+	if err := document.Decode(&tree); err != nil {
 		return nil, err
 	}
 	// A second document would be read by nobody: what it says would silently not hold.
@@ -86,6 +99,9 @@ func yamlText(err error) string {
 	var te *yaml.TypeError
 	if errors.As(err, &te) {
 		return "not a valid configuration: " + strings.Join(te.Errors, "; ")
+	}
+	if errors.Is(err, errNoSections) {
+		return "not a valid configuration: " + err.Error()
 	}
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	return "not valid YAML: " + strings.Join(strings.Fields(text), " ")
