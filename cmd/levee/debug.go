@@ -41,10 +41,10 @@ func newDebugBundle(file *string) *cobra.Command {
 			"seconds, more if the daemon hangs, and works without one: its README lists what is missing, and why.\n\n" +
 			"The secret of the cookies is not in it, nor are keys among the sysctls. Addresses of clients and servers are: look before you hand it\n" +
 			"on. Each file has 1 MiB at most. Only its owner may read it, and no file is overwritten.",
-		Example: "  levee debug bundle\n  levee debug bundle -w /tmp/gateway7.tar.gz",
+		Example: "  levee debug bundle\n  levee debug bundle -w /tmp/gateway7.tar.gz\n  ssh gateway7 levee debug bundle -w - > gateway7.tar.gz",
 		Args:    noArguments,
 	}
-	path := cmd.Flags().StringP("write", "w", "", "the `file` to write; without it levee-debug-TIME.tar.gz, here")
+	path := cmd.Flags().StringP("write", "w", "", "the `file` to write, - for the standard output; without it levee-debug-TIME.tar.gz, here")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
@@ -53,24 +53,37 @@ func newDebugBundle(file *string) *cobra.Command {
 		if *path == "" {
 			*path = name + ".tar.gz"
 		}
-		f, err := os.OpenFile(*path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("%s is there already: remove it, or name another file with -w", *path)
-		}
-		if err != nil {
-			return err
+		out, said := cmd.OutOrStdout(), cmd.OutOrStdout()
+		finish := func(err error) error { return err }
+		if *path == "-" {
+			if isTerminal(out) {
+				return misused("-w -: the standard output is a terminal: write to a file, or into a pipe")
+			}
+			*path, said = "standard output", cmd.ErrOrStderr()
+		} else {
+			f, err := os.OpenFile(*path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("%s is there already: remove it, or name another file with -w", *path)
+			}
+			if err != nil {
+				return err
+			}
+			out, finish = f, func(err error) error {
+				if err = errors.Join(err, f.Close()); err != nil {
+					err = errors.Join(err, os.Remove(*path)) // half a bundle looks whole
+				}
+				return err
+			}
 		}
 		parts := gather(ctx, *file)
-		about := aboutBundle(now, parts)
-		if err = ctx.Err(); err == nil {
-			err = writeBundle(f, name, now, append([]part{{name: "README", content: about}}, parts...))
-		} else {
-			err = errors.New("interrupted: nothing is written")
+		err := errors.New("interrupted: nothing is written")
+		if ctx.Err() == nil {
+			err = writeBundle(out, name, now, append([]part{{name: "README", content: aboutBundle(now, parts)}}, parts...))
 		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			return errors.Join(err, os.Remove(*path)) // half a bundle looks whole
+		if err := finish(err); err != nil {
+			return err
 		}
-		return writeBundled(cmd.OutOrStdout(), *path, parts)
+		return writeBundled(said, *path, parts)
 	}
 	return cmd
 }

@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// bundle reads a bundle, by the names of its files, and checks that they are in one folder.
+// bundle reads the bundle in a file, which is its owner's alone.
 func bundle(t *testing.T, path string) map[string]string {
 	t.Helper()
 	f, err := os.Open(path)
@@ -27,7 +27,13 @@ func bundle(t *testing.T, path string) map[string]string {
 	if fi, err := f.Stat(); err != nil || fi.Mode() != 0o600 {
 		t.Errorf("mode %v, %v", fi.Mode(), err)
 	}
-	zip, err := gzip.NewReader(f)
+	return unpacked(t, f)
+}
+
+// unpacked reads a bundle, by the names of its files, and checks that they are in one folder.
+func unpacked(t *testing.T, r io.Reader) map[string]string {
+	t.Helper()
+	zip, err := gzip.NewReader(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +189,14 @@ func TestBundleOfNothing(t *testing.T) {
 		if !strings.Contains(files[name], want) {
 			t.Errorf("%s lacks %q:\n%s", name, want, files[name])
 		}
+	}
+	// The same to a pipe.
+	code, stdout, stderr = levee("debug", "bundle", "-c", config, "-w", "-")
+	if code != 0 || !strings.HasPrefix(stderr, "standard output: ") || exists("-") {
+		t.Errorf("to a pipe: %d %s", code, stderr)
+	}
+	if piped := unpacked(t, strings.NewReader(stdout)); len(piped) != len(files) || piped["version.txt"] != files["version.txt"] {
+		t.Errorf("%d files in the pipe, not %d", len(piped), len(files))
 	}
 	if exists(dir+"/cookie.key") || exists(dir+"/state") {
 		t.Error("a secret or a state_dir was made")
