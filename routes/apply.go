@@ -23,6 +23,9 @@ func (p *Plan) Apply() error {
 	}
 	defer k.close()
 	live, diff, state, err := p.compare(k)
+	if err == nil {
+		err = p.refused(&live)
+	}
 	if err != nil {
 		return err
 	}
@@ -40,12 +43,9 @@ func (p *Plan) Apply() error {
 	return nil
 }
 
-// compare reads what there is and says what the plan lacks of it. It is an error if something is in the plan's way.
+// compare reads what there is and says what the plan lacks of it. It is an error if that can't be made.
 func (p *Plan) compare(k *kernel) (live Live, diff Diff, state *saved, err error) {
 	if live, err = k.read(&p.cfg); err != nil {
-		return live, diff, nil, err
-	}
-	if err = p.refused(&live); err != nil {
 		return live, diff, nil, err
 	}
 	diff = p.Diff(live)
@@ -132,7 +132,7 @@ func (p *Plan) add(k *kernel, live *Live, diff *Diff, state *saved) error {
 
 // Update makes the kernel as planned while an earlier plan of the same TUN, table and priorities is in force: first it adds what is new, then it deletes what
 // is of no use any longer, so that nothing in both is interrupted. On an error all of the earlier plan's rules are there still, and none of the new; sysctls that are
-// set already stay until Remove.
+// set already stay until Remove. What somebody else has put in the plan's way meanwhile is left alone (Diff.Foreign), and is no reason to leave traffic unprotected.
 func (p *Plan) Update() error {
 	k, err := openKernel()
 	if err != nil {

@@ -45,7 +45,7 @@ func (p *Plan) Diff(live Live) Diff {
 	wanted := p.wantsExemption(&live)
 	same := wanted && slices.Equal(live.Exemption, p.exempt.contents())
 	d.NotrackHidden = live.exemptionHidden
-	d.NotrackMissing = wanted && !same && !d.NotrackHidden
+	d.NotrackMissing = wanted && !same && !d.NotrackHidden && !live.foreignExemption
 	d.NotrackStale = live.Exemption != nil && !live.foreignExemption && !same
 	link, ok := live.link(p.cfg.TUN)
 	d.TUNMissing, d.TUNDown = !ok, ok && !link.Up

