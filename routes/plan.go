@@ -32,8 +32,20 @@ type Plan struct {
 }
 
 // NewPlan works out the plan for cfg on a machine as in live. It changes nothing. An error is one line that
-// names the thing and the remedy.
+// names the thing and the remedy; something of somebody else's in the plan's way is one.
 func NewPlan(cfg Config, live Live) (*Plan, error) {
+	p, err := NewPlanAlongside(cfg, live)
+	if err == nil {
+		err = p.refused(&live)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// NewPlanAlongside is NewPlan for what is in force already, or to be compared: what is in the plan's way is no error, but Diff shows it.
+func NewPlanAlongside(cfg Config, live Live) (*Plan, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -69,9 +81,6 @@ func NewPlan(cfg Config, live Live) (*Plan, error) {
 	p.addSysctls(&live)
 	p.exempt = p.exemption(prefixes)
 	p.exempting = p.wantsExemption(&live)
-	if err := p.refused(&live); err != nil {
-		return nil, err
-	}
 	return p, nil
 }
 

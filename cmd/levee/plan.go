@@ -66,7 +66,11 @@ func newPlan(file *string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		layout, err := daemon.NewLayout(cfg)
+		layOut := daemon.NewLayout
+		if diff {
+			layOut = daemon.NewLayoutAlongside
+		}
+		layout, err := layOut(cfg)
 		if err != nil {
 			return err
 		}

@@ -162,7 +162,11 @@ func TestPlanDiff(t *testing.T) {
 		t.Errorf("somebody else's TUN: %+v", answer.Steps[0])
 	}
 	g.sh("ip rule add priority 7305 lookup 99")
-	code, stdout, stderr := g.levee("plan", "--diff")
+	// It is told along with the rest, where nothing can be planned for it.
+	if code, answer, text := g.differences(); code != 1 || len(answer.Steps) < 3 || !strings.Contains(text, "\n! rule priorities 7300-7309 are taken: ") {
+		t.Errorf("somebody else's rule: %d\n%s", code, text)
+	}
+	code, stdout, stderr := g.levee("plan")
 	if want := "levee: rule priorities 7300-7309 are taken: "; code != 1 || stdout != "" || !strings.HasPrefix(stderr, want) {
 		t.Errorf("somebody else's rule: %d %q %q", code, stdout, stderr)
 	}

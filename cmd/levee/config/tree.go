@@ -65,7 +65,7 @@ func reason(err error) string {
 }
 
 // errNoSections refuses a list, or a single word.
-var errNoSections = errors.New("no section: begin with one, such as services:")
+var errNoSections = errors.New("no section: begin with one, such as \"services:\"")
 
 // parseTree parses a document, or none, of nested sections.
 func parseTree(data []byte) (map[string]any, error) {

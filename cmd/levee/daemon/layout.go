@@ -32,7 +32,12 @@ type Layout struct {
 }
 
 // NewLayout looks at the machine and changes nothing. Its errors are one line each.
-func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, former{}) }
+func NewLayout(cfg config.Config) (*Layout, error) { return newLayout(cfg, former{}, routes.NewPlan) }
+
+// NewLayoutAlongside is NewLayout for a comparison: rules and routes of somebody else's that are in the way are no error, but Differences shows them.
+func NewLayoutAlongside(cfg config.Config) (*Layout, error) {
+	return newLayout(cfg, former{}, routes.NewPlanAlongside)
+}
 
 // former is what of an earlier layout is to stay in the next: rules for prefixes that no service has any longer, and interfaces that are down or gone.
 type former struct {
@@ -40,8 +45,8 @@ type former struct {
 	clients, servers []string
 }
 
-// newLayout is NewLayout with what stays of an earlier one.
-func newLayout(cfg config.Config, was former) (*Layout, error) {
+// newLayout is NewLayout with what stays of an earlier one, and a way to plan.
+func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Live) (*routes.Plan, error)) (*Layout, error) {
 	l := &Layout{TUN: tunnel.Config{
 		Name: cfg.TUN.Name, Queues: cfg.TUN.Queues, TxQueueLen: cfg.TUN.TxQueueLen, Steering: cfg.TUN.Steering,
 		Persist: true,
@@ -58,7 +63,7 @@ func newLayout(cfg config.Config, was former) (*Layout, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.Routes, err = routes.NewPlan(rc, live); err != nil {
+		if l.Routes, err = plan(rc, live); err != nil {
 			return nil, err
 		}
 		l.live = live

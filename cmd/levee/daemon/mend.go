@@ -157,7 +157,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 		}
 	}
 	cfg := *r.cfg.Load()
-	next, err := newLayout(cfg, d.former(r.leaving))
+	next, err := newLayout(cfg, d.former(r.leaving), routes.NewPlanAlongside)
 	if err != nil {
 		problems = append(problems, oneLine(err))
 		next = d.layout

@@ -156,11 +156,11 @@ func (d *daemon) reload(now time.Time) ([]string, error) {
 // are left out.
 func (d *daemon) relayout(cfg config.Config, leaving map[netip.Prefix]time.Time) (*Layout, error) {
 	was := d.former(leaving)
-	layout, err := newLayout(cfg, was)
+	layout, err := newLayout(cfg, was, routes.NewPlan)
 	if err != nil && len(was.prefixes) > 0 {
 		clear(leaving)
 		was.prefixes = nil
-		return newLayout(cfg, was)
+		return newLayout(cfg, was, routes.NewPlan)
 	}
 	return layout, err
 }
