@@ -21,8 +21,12 @@ import (
 const (
 	MaxListed    = 1 << 20
 	maxListLine  = 256 // bytes, comment included
+	maxListBytes = 64 << 20
 	listFileMark = "@"
 )
+
+// byteOrderMark is what some editors begin a file with.
+const byteOrderMark = "\ufeff"
 
 // sources reads a list of prefixes and addresses. An element such as @/etc/levee/deny.txt stands for a file of them, one on a line.
 func (c checker) sources(key string, list words) []netip.Prefix {
@@ -69,14 +73,21 @@ func readSources(path string) ([]netip.Prefix, error) {
 		return nil, fmt.Errorf("%s: %v: make it readable, or take it off the list", path, err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a regular file: write the prefixes into one", path)
 	}
+	if info.Size() > maxListBytes {
+		return nil, fmt.Errorf("%s: longer than %d bytes: leave comments out", path, maxListBytes)
+	}
 	var all []netip.Prefix
-	lines := bufio.NewScanner(io.LimitReader(f, MaxListed*maxListLine))
+	lines := bufio.NewScanner(io.LimitReader(f, maxListBytes))
 	lines.Buffer(make([]byte, maxListLine), maxListLine)
 	for n := 1; lines.Scan(); n++ {
 		word, _, _ := strings.Cut(lines.Text(), "#")
+		if n == 1 {
+			word = strings.TrimPrefix(word, byteOrderMark)
+		}
 		if word = strings.TrimSpace(word); word == "" {
 			continue
 		}
@@ -98,10 +109,10 @@ func readSources(path string) ([]netip.Prefix, error) {
 
 // parseSource parses a prefix of sources, or an address, which is a prefix of its own.
 func parseSource(s string) (netip.Prefix, error) {
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" && !a.Is4In6() {
-		return netip.PrefixFrom(a, a.BitLen()), nil
-	}
 	p, err := netip.ParsePrefix(s)
+	if a, notAddr := netip.ParseAddr(s); notAddr == nil && a.Zone() == "" {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
 	switch {
 	case err != nil:
 		return p, errors.New("is neither a prefix nor an address: write it like 203.0.113.0/24, 2001:db8:5::/48 or 203.0.113.7")
