@@ -91,7 +91,6 @@ func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
 	repaired := len(done) > 0
 	if repaired {
 		d.proxy.WentAround(time.Now())
-		d.repaired(repairTUN, "the TUN was changed by somebody else: repaired", "what", strings.Join(done, "; "))
 	}
 	switch {
 	case err != nil: // what has its name isn't levee's
@@ -102,6 +101,9 @@ func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
 		if err := linkUp(d.device.Name()); err != nil {
 			m.tun = append(m.tun, oneLine(err))
 		}
+	}
+	if repaired { // told once what leads into the TUN, and went with it, is back as well
+		d.repaired(repairTUN, "the TUN was changed by somebody else: repaired", "what", strings.Join(done, "; "))
 	}
 	added, over := d.mending.set(slices.Concat(m.tun, m.routing), err != nil || m.unprotected)
 	for _, p := range added {
