@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,6 +32,45 @@ func TestStopWhileStarting(t *testing.T) {
 			g.same(before, "after SIGKILL and a start that was asked to stop")
 		})
 	}
+}
+
+// TestStopWhileReading: neither the configuration's lists, which take a while to read, nor that it is the next program after an upgrade
+// that reads them has the process end with the rules in place.
+func TestStopWhileReading(t *testing.T) {
+	g := newGateway(t, services)
+	stateDir := g.onTmpfs(services)
+	before := g.snapshot()
+	c := g.start()
+	list := filepath.Join(g.dir, "deny.list")
+	var prefixes bytes.Buffer
+	for i := range 1 << 18 {
+		fmt.Fprintf(&prefixes, "198.%d.%d.%d\n", 16+i>>16, i>>8&255, i&255)
+	}
+	if err := os.WriteFile(list, prefixes.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g.write("levee.yaml", stateDir, strings.Replace(services, "mode: always", "mode: always, deny: ['@"+list+"']", 1))
+	upgrade := g.command("upgrade", "-c", g.config)
+	if err := upgrade.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Once by the program when it is asked whether it could go on, which the kernel adds to its parent's, and once when it does.
+	g.until("the list is read", func() bool {
+		io, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", c.Pid()))
+		var read int
+		if err == nil {
+			_, err = fmt.Sscanf(string(io), "rchar: %d", &read)
+		}
+		return err == nil && strings.Contains(c.Output(), "msg=upgrading") && read >= 2*prefixes.Len()
+	})
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = g.end(upgrade)
+	if code := g.end(c); code != 0 {
+		t.Errorf("it ends with %d: %s", code, c.Output())
+	}
+	g.same(before, "afterwards")
 }
 
 // TestUpgradeSignals: signals that come while one program makes room for the next don't end the process.

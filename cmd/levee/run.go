@@ -24,6 +24,11 @@ func newRun(file *string) *cobra.Command {
 			"other way, the next run goes on with the connections that were open.\n\n" +
 			"SIGUSR2 does what levee upgrade does, with what is now in the program's file.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var signals chan os.Signal
+			if !check {
+				// Lists take a while to read, and who stops levee meanwhile wants what an earlier process has left undone.
+				signals = catchSignals()
+			}
 			cfg, err := config.Load(*file)
 			if err != nil {
 				return err
@@ -40,7 +45,7 @@ func newRun(file *string) *cobra.Command {
 			log := newLogger(&level, cfg.Log.JSON, cmd.ErrOrStderr())
 			// Whoever reads the log may go away; that must not end the protection.
 			signal.Ignore(syscall.SIGPIPE)
-			ctx, reload, stop := onSignals(cmd.Context(), log, os.Exit)
+			ctx, reload, stop := onSignals(cmd.Context(), signals, log, os.Exit)
 			defer stop()
 			load := func() (config.Config, error) { return config.Load(*file) }
 			return daemon.Run(ctx, cfg, daemon.Reloading{File: *file, Load: load, Asked: reload, Level: &level}, versionNow().Version, log)
@@ -58,12 +63,19 @@ func newLogger(level slog.Leveler, json bool, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
-// onSignals returns a context that the first SIGTERM or SIGINT ends, and what SIGHUP brings a value to; the second of the former ends the
-// process by die.
-func onSignals(parent context.Context, log *slog.Logger, die func(code int)) (ctx context.Context, reload <-chan struct{}, stop func()) {
-	ctx, cancel := context.WithCancel(parent)
+// catchSignals keeps SIGTERM, SIGINT and SIGHUP from ending the process from now on, and returns where they come.
+func catchSignals() chan os.Signal {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	return signals
+}
+
+// onSignals returns a context that the first SIGTERM or SIGINT ends, and what SIGHUP brings a value to; the second of the former ends the
+// process by die.
+//
+// signals are from catchSignals, which stop undoes.
+func onSignals(parent context.Context, signals chan os.Signal, log *slog.Logger, die func(code int)) (ctx context.Context, reload <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
 	done, asked := make(chan struct{}), make(chan struct{}, 1)
 	go func() {
 		for {

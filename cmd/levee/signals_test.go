@@ -9,7 +9,7 @@ import (
 
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	died := make(chan int, 1)
-	ctx, _, stop := onSignals(t.Context(), slog.New(slog.DiscardHandler), func(code int) { died <- code })
+	ctx, _, stop := onSignals(t.Context(), catchSignals(), slog.New(slog.DiscardHandler), func(code int) { died <- code })
 	defer stop()
 	signal := func() {
 		if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
