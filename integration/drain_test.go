@@ -100,7 +100,10 @@ func TestDrain(t *testing.T) {
 	d := newDrained(t)
 	verb, out := d.drain()
 	direct := d.goesDirect()
+	// What levee follows of the interfaces doesn't have it protect again.
+	run(t, d.Gateway, patience, "ip", "link", "set", "client0", "mtu", "1400")
 	time.Sleep(4 * time.Second) // longer than a drain takes at least
+	defer d.goesDirect().Close()
 	d.answers(d.conn, "the spliced connection")
 	if s := d.status(); s.Drain == nil || s.Drain.State != "draining" {
 		t.Errorf("drain %+v", s.Drain)

@@ -121,12 +121,7 @@ func (d *daemon) Drain(timeout time.Duration) error {
 	}
 	now := time.Now()
 	if !s.active() {
-		cfg := proxyConfig(*d.reloads.cfg.Load(), d.layout, d.secret)
-		cfg.Services = slices.Clone(cfg.Services)
-		for i := range cfg.Services {
-			cfg.Services[i].Mode = proxy.ModeOff
-		}
-		if err := d.proxy.Reload(cfg, now); err != nil {
+		if err := d.proxy.Reload(drainConfig(proxyConfig(*d.reloads.cfg.Load(), d.layout, d.secret)), now); err != nil {
 			return err
 		}
 		s.mu.Lock()
@@ -142,6 +137,15 @@ func (d *daemon) Drain(timeout time.Duration) error {
 	}
 	d.log.Info("draining: new connections go to the servers themselves", "connections", s.connections, "timeout", timeout)
 	return nil
+}
+
+// drainConfig is that of a proxy that protects nothing new.
+func drainConfig(cfg proxy.Config) proxy.Config {
+	cfg.Services = slices.Clone(cfg.Services)
+	for i := range cfg.Services {
+		cfg.Services[i].Mode = proxy.ModeOff
+	}
+	return cfg
 }
 
 // DrainProgress implements control.Source.

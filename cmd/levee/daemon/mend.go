@@ -232,7 +232,11 @@ func (d *daemon) follow(cfg config.Config, next *Layout) error {
 	same := next.Routes.SameRouting(d.layout.Routes)
 	err := d.keepTUN(next)
 	if !next.sources.equal(&d.layout.sources) || next.MTU != d.layout.MTU {
-		err = errors.Join(err, d.proxy.Reload(proxyConfig(cfg, next, d.secret), time.Now()))
+		policy := proxyConfig(cfg, next, d.secret)
+		if d.drains.active() {
+			policy = drainConfig(policy)
+		}
+		err = errors.Join(err, d.proxy.Reload(policy, time.Now()))
 	}
 	if err != nil {
 		return err
