@@ -39,13 +39,20 @@ type savedValue struct {
 // errElsewhere: the state file belongs to another network namespace of this boot.
 var errElsewhere = errors.New("it belongs to another network namespace: run this in that one, use another state_dir, or delete the file")
 
+// CheckStateFile says why Apply could not read a Config.StateFile: none that is there is no reason.
+func CheckStateFile(path string) error {
+	_, err := loadSaved(path)
+	return err
+}
+
 // loadSaved reads the state file. No file, or one from before a reboot, gives an empty state.
 func loadSaved(path string) (*saved, error) {
 	now, err := here()
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.Open(path)
+	// O_NONBLOCK: a FIFO would make us wait for its writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return now, nil
 	}
@@ -53,6 +60,13 @@ func loadSaved(path string) (*saved, error) {
 		return nil, fmt.Errorf("saved sysctls: %w", err)
 	}
 	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("saved sysctls: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("saved sysctls: %s is not a file (%v): delete it", path, fi.Mode())
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxStateFile))
 	if err != nil {
 		return nil, fmt.Errorf("saved sysctls: %w", err)

@@ -189,7 +189,8 @@ func TestCrashReportForeign(t *testing.T) {
 		name, want string
 		make       func(path string) error
 	}{
-		{"a FIFO", "crash: no such device or address: remove it", func(path string) error { return syscall.Mkfifo(path, 0o600) }},
+		{"a FIFO", `a crash would leave no report`, func(path string) error { return syscall.Mkfifo(path, 0o600) }},
+		{"a folder", `a crash would leave no report`, func(path string) error { return os.Mkdir(path, 0o700) }},
 		{"64 GiB", "crash.previous", func(path string) error {
 			if err := os.WriteFile(path, []byte("levee\n"), 0o600); err != nil {
 				return err

@@ -212,6 +212,37 @@ func TestUpgradeRefused(t *testing.T) {
 	}
 }
 
+// TestUpgradeStateRefused: what the start of the next program would refuse in state_dir is refused before.
+func TestUpgradeStateRefused(t *testing.T) {
+	g := newGateway(t, services)
+	dir := g.onTmpfs(services)
+	c := g.start()
+	sysctls, lock := dir+"/sysctls.json", dir+"/lock"
+	for _, tt := range []struct{ name, spoil, mend, want string }{
+		{"a folder that others can write to", "chmod 777 DIR", "chmod 700 DIR", "state_dir " + dir + " can be written to by others"},
+		{"somebody's folder", "chown 65534 DIR", "chown 0 DIR", "state_dir " + dir + " belongs to another user"},
+		{"values of sysctls that can't be read", "mv DIR/sysctls.json DIR/s; echo { >DIR/sysctls.json", "mv -f DIR/s DIR/sysctls.json", "saved sysctls in " + sysctls + " can't be read"},
+		{"a FIFO for them", "mv DIR/sysctls.json DIR/s; mkfifo DIR/sysctls.json", "mv -f DIR/s DIR/sysctls.json", "saved sysctls: " + sysctls + " is not a file"},
+		{"a folder for the lock", "mv DIR/lock DIR/l; mkdir DIR/lock", "rmdir DIR/lock; mv DIR/l DIR/lock", "lock state_dir: " + lock + ": is a directory"},
+		{"a folder for the new flow file", "mkdir -p DIR/flows.new/x; sed -i 's/capacity: 1000/capacity: 2000/' " + g.config, "rm -r DIR/flows.new", dir + "/flows.new is a folder, and not empty: remove it"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g.sh(strings.ReplaceAll(tt.spoil, "DIR", dir))
+			defer g.sh(strings.ReplaceAll(tt.mend, "DIR", dir))
+			code, stdout, stderr := g.levee("upgrade")
+			if code != 1 || stdout != "" || !strings.Contains(stderr, tt.want) {
+				t.Errorf("%d %q %q, want %q", code, stdout, stderr, tt.want)
+			}
+		})
+	}
+	if code, _, stderr := g.levee("upgrade"); code != 0 {
+		t.Errorf("when all is mended: %d %s", code, stderr)
+	}
+	if n := strings.Count(c.Output(), "msg=upgrading"); n != 1 {
+		t.Errorf("%d upgrades", n)
+	}
+}
+
 // TestUpgradeUnkept: where flows don't outlive the process there is no upgrade.
 func TestUpgradeUnkept(t *testing.T) {
 	g := newGateway(t, services)

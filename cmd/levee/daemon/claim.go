@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"levee/routes"
 )
 
 // heldError says that another levee is at work here.
@@ -40,10 +42,9 @@ func claimFolder(dir string, mayMake bool) (io.Closer, error) {
 	if err := checkFolder(dir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := openLock(dir, os.O_CREATE)
 	if err != nil {
-		return nil, fmt.Errorf("lock state_dir: %s: %w: remove it or set another state_dir", path, withoutPath(err))
+		return nil, err
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -53,12 +54,40 @@ func claimFolder(dir string, mayMake bool) (io.Closer, error) {
 	}
 	if err == nil {
 		err = writePID(f)
+		if errors.Is(err, unix.ENOSPC) {
+			err = nil // it is for messages only
+		}
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock state_dir: %s: %w", path, err)
+		return nil, fmt.Errorf("lock state_dir: %w", err)
 	}
 	return f, nil
+}
+
+// openLock opens the file whose lock is a state_dir's.
+func openLock(dir string, flags int) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state_dir: %s: %w: remove it or set another state_dir", path, withoutPath(err))
+	}
+	return f, nil
+}
+
+// checkState says why a start would refuse what is in a state_dir, but for the flow file. It changes nothing.
+func checkState(dir string) error {
+	if err := checkFolder(dir); err != nil {
+		return err
+	}
+	f, err := openLock(dir, 0)
+	switch {
+	case err == nil:
+		_ = f.Close()
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	return routes.CheckStateFile(sysctlFile(dir))
 }
 
 // checkFolder refuses folders in which others could put files in the place of levee's: root restores what is

@@ -21,39 +21,39 @@ const (
 )
 
 // keepCrash sees to it that a panic, which ends the process whichever goroutine it is in, leaves its report in state_dir. There is no
-// attempt to go on: a worker's records may be half written, and the next process drops that one and goes on with the others.
+// attempt to go on: a worker's records may be half written, and the next process drops that one and goes on with the others. Connections are
+// worth more than the report of a crash that may never be: if it can't be kept, levee says so and runs.
 func (d *daemon) keepCrash() error {
 	path, previous := filepath.Join(d.cfg.StateDir, crashName), filepath.Join(d.cfg.StateDir, crashedName)
 	if crashed(path) {
 		if err := os.Rename(path, previous); err != nil {
-			return fmt.Errorf("crash report %s: %w", path, err)
+			d.log.Error("levee has crashed before: please report it, and remove the report, or the next crash leaves none", "report", path, "error", err)
+			return nil
 		}
 		d.log.Error("levee has crashed before: please report it", "report", previous)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
-	if errors.Is(err, unix.ENOSPC) {
-		return d.withoutCrashReport(err)
+	if err := d.openCrash(path); err != nil {
+		d.log.Warn("a crash would leave no report", "report", path, "error", withoutPath(err))
 	}
+	return nil
+}
+
+func (d *daemon) openCrash(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
-		return fmt.Errorf("crash report %s: %w: remove it or set another state_dir", path, withoutPath(err))
+		return err
 	}
 	_, err = fmt.Fprintf(f, "levee %s, started %s\n", d.version, d.start.Format(time.RFC3339))
-	if errors.Is(err, unix.ENOSPC) {
-		return errors.Join(d.withoutCrashReport(err), f.Close(), os.Remove(path))
+	if err == nil {
+		err = debug.SetCrashOutput(f, debug.CrashOptions{})
 	}
-	err = errors.Join(err, debug.SetCrashOutput(f, debug.CrashOptions{}), f.Close())
+	_ = f.Close()
 	if err != nil {
-		return fmt.Errorf("crash report %s: %w", path, err)
+		return errors.Join(err, os.Remove(path))
 	}
 	d.undo.add("crash report", func() error {
 		return errors.Join(debug.SetCrashOutput(nil, debug.CrashOptions{}), os.Remove(path))
 	})
-	return nil
-}
-
-// withoutCrashReport: connections are worth more than the report of a crash that may never be.
-func (d *daemon) withoutCrashReport(err error) error {
-	d.log.Warn("a crash would leave no report", "state_dir", d.cfg.StateDir, "error", withoutPath(err))
 	return nil
 }
 

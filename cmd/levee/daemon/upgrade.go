@@ -103,6 +103,9 @@ func CheckUpgrade(cfg config.Config, version string) (Candidate, error) {
 	if _, err := NewLayout(cfg); err != nil {
 		return c, err
 	}
+	if err := checkState(cfg.StateDir); err != nil {
+		return c, err
+	}
 	if err := cookie.CheckSecret(cfg.SecretFile); err != nil {
 		return c, err
 	}

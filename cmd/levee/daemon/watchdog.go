@@ -70,7 +70,7 @@ func (d *daemon) hang(worker int, still time.Duration) {
 	armed := endAfter(hangTimeout)
 	path := filepath.Join(d.cfg.StateDir, crashName)
 	d.log.Error("a worker hangs: ending, the next levee run goes on with the connections", "worker", worker, "still", still, "report", path, "killed_in_any_case", armed == nil)
-	if f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0); err == nil {
+	if f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0); err == nil {
 		fmt.Fprintf(f, "worker %d has not moved for %v, with packets waiting for it\n%s\n", worker, still, threadReport(int(d.watchdog.threads[worker].Load())))
 		stacks := make([]byte, 1<<20)
 		_, _ = f.Write(stacks[:runtime.Stack(stacks, true)])

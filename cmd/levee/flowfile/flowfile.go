@@ -23,9 +23,11 @@ var ErrNotVolatile = errors.New("is not on a tmpfs")
 // names in the folder.
 const (
 	fileName = "flows"
-	// newName is a file that isn't complete yet; asideName one that could not be used, of which the latest is kept.
+	// newName is a file that isn't complete yet; asideName one that could not be used, of which the latest is kept while there is room.
 	newName   = "flows.new"
 	asideName = "flows.unusable"
+	// asideElse is for what can't have that name, because a folder has it.
+	asideElse = "flows.unusable.2"
 )
 
 // Path is the flow file of a state_dir.
@@ -54,11 +56,17 @@ func Open(dir string, capacity int) (state *proxy.FlowState, note Note, err erro
 		return state, note, nil
 	case errors.Is(err, os.ErrNotExist):
 	case errors.As(err, &unusable):
-		kept := filepath.Join(dir, asideName)
-		if err := os.Rename(Path(dir), kept); err != nil {
-			return nil, note, fmt.Errorf("flow file %s is %w, and can't be set aside as %s: %w: remove both", Path(dir), unusable.why, asideName, withoutPaths(err))
+		kept, failed := setAside(dir)
+		if failed != nil {
+			return nil, note, fmt.Errorf("flow file %s is %w, and can't be set aside as %s: %w: remove both", Path(dir), unusable.why, asideName, withoutPaths(failed))
 		}
-		note.Aside = fmt.Sprintf("flow file %s is %v: kept as %s, all connections begin anew", Path(dir), unusable.why, kept)
+		defer func() { // when it is known whether there was room for both
+			fate := "kept as " + kept
+			if _, err := os.Lstat(kept); errors.Is(err, os.ErrNotExist) {
+				fate = "removed, for want of room for another"
+			}
+			note.Aside = fmt.Sprintf("flow file %s is %v: %s, all connections begin anew", Path(dir), unusable.why, fate)
+		}()
 	default:
 		return nil, note, fmt.Errorf("flow file %s: %w", Path(dir), err)
 	}
@@ -91,8 +99,12 @@ func Check(dir string, capacity int) (converts bool, err error) {
 	if live := state.Live(); live > capacity {
 		return true, fmt.Errorf("flow file %s has %d connections: there is no room for them in flows.capacity %d", Path(dir), live, capacity)
 	}
+	if names, err := os.ReadDir(filepath.Join(dir, newName)); err == nil && len(names) > 0 {
+		return true, fmt.Errorf("flow file %s has to be converted: %s is a folder, and not empty: remove it", Path(dir), filepath.Join(dir, newName))
+	}
 	free, err := room(dir)
-	if err == nil && int64(proxy.FlowStateBytes(capacity)) > free {
+	_, aside := setAsides(dir)
+	if free += aside; err == nil && int64(proxy.FlowStateBytes(capacity)) > free {
 		err = noRoom(dir, int64(proxy.FlowStateBytes(capacity)), free)
 	}
 	if err != nil {
@@ -104,7 +116,7 @@ func Check(dir string, capacity int) (converts bool, err error) {
 // Remove removes the flow file of a folder, and what was set aside, and says what it has removed. A folder of somebody's in their place, with something
 // in it, it leaves.
 func Remove(dir string) (removed []string, err error) {
-	for _, name := range []string{fileName, newName, asideName} {
+	for _, name := range []string{fileName, newName, asideName, asideElse} {
 		path := filepath.Join(dir, name)
 		switch e := os.Remove(path); {
 		case e == nil:
@@ -300,10 +312,21 @@ func allocate(fd int, dir string, bytes int) error {
 	if err != nil {
 		return err
 	}
-	const block = 512 // the unit of st_blocks
-	if int64(bytes)-st.Blocks*block > free {
-		err = unix.ENOSPC
-	} else {
+	missing := int64(bytes) - st.Blocks*block
+	if missing > free {
+		// What was set aside is for whoever wants to know why. Connections are worth more.
+		paths, aside := setAsides(dir)
+		if missing <= free+aside {
+			for _, path := range paths {
+				_ = os.Remove(path)
+			}
+		}
+		if free, err = room(dir); err != nil {
+			return err
+		}
+	}
+	err = unix.ENOSPC
+	if missing <= free {
 		err = unix.Fallocate(fd, 0, 0, int64(bytes))
 	}
 	if errors.Is(err, unix.ENOSPC) {
@@ -313,6 +336,35 @@ func allocate(fd int, dir string, bytes int) error {
 		return fmt.Errorf("allocate %d MB: %w", bytes>>20, err)
 	}
 	return nil
+}
+
+// block is the unit of st_blocks.
+const block = 512
+
+// setAside gives the flow file another name, in the place of one that has it already. Folders, which may be somebody's, stay.
+func setAside(dir string) (kept string, err error) {
+	for _, name := range []string{asideName, asideElse} {
+		kept = filepath.Join(dir, name)
+		if fi, err := os.Lstat(kept); err == nil && !fi.IsDir() {
+			_ = os.Remove(kept) // a folder can't take a file's place
+		}
+		if err = os.Rename(Path(dir), kept); err == nil {
+			break
+		}
+	}
+	return kept, err
+}
+
+// setAsides are the files that were set aside, and how many bytes of the tmpfs they take.
+func setAsides(dir string) (paths []string, bytes int64) {
+	for _, name := range []string{asideName, asideElse} {
+		path := filepath.Join(dir, name)
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 {
+			paths, bytes = append(paths, path), bytes+st.Blocks*block
+		}
+	}
+	return paths, bytes
 }
 
 // room is how many bytes are free in the tmpfs of a folder.

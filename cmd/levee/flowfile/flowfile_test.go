@@ -150,6 +150,30 @@ func TestNoRoom(t *testing.T) {
 	}
 }
 
+// TestAsideMakesRoom: what was set aside before is no reason to have no flow file now.
+func TestAsideMakesRoom(t *testing.T) {
+	dir := volatileDir(t)
+	const half = 50_000 // of what there is room for
+	state, _, err := Open(dir, half)
+	must(t, err)
+	use(t, state)
+	must(t, unix.Munmap(state.Memory)) // as the end of a process does
+	must(t, os.Truncate(Path(dir), int64(proxy.FlowStateBytes(half)-1)))
+	state, note, err := Open(dir, half)
+	if err != nil || !state.Fresh() || !strings.HasSuffix(note.Aside, ": removed, for want of room for another, all connections begin anew") {
+		t.Fatalf("%v, %+v", err, note)
+	}
+	use(t, state)
+	// The same for one that is converted.
+	must(t, os.WriteFile(filepath.Join(dir, asideName), make([]byte, 1<<20), 0o600))
+	if converts, err := Check(dir, half/4); err != nil || !converts {
+		t.Errorf("Check: %t, %v", converts, err)
+	}
+	if _, note, err := Open(dir, half/4); err != nil || note.Converted == "" {
+		t.Errorf("%v, %+v", err, note)
+	}
+}
+
 // TestHoles: a file into which somebody has punched holes gets its memory back, or is refused.
 func TestHoles(t *testing.T) {
 	dir := volatileDir(t)
@@ -208,11 +232,21 @@ func TestFolderInPlace(t *testing.T) {
 	if _, err := os.Stat(inside(asideName)); err != nil {
 		t.Error(err)
 	}
-	// Where there is one already, another can't be set aside.
+	// Where there is one already, another gets another name, and so does a file. A third folder can't be set aside.
+	for _, spoil := range []func(){
+		func() { must(t, os.WriteFile(Path(dir), []byte("damaged"), 0o600)) },
+		func() { must(t, os.Mkdir(Path(dir), 0o700)); must(t, os.WriteFile(inside(fileName), nil, 0o600)) },
+	} {
+		spoil()
+		if _, note, err := Open(dir, 10); err != nil || !strings.Contains(note.Aside, "kept as "+filepath.Join(dir, asideElse)) {
+			t.Errorf("a second one: %+v, %v", note, err)
+		}
+		must(t, os.Remove(Path(dir)))
+	}
 	must(t, os.Mkdir(Path(dir), 0o700))
 	must(t, os.WriteFile(inside(fileName), nil, 0o600))
 	if _, _, err := Open(dir, 10); err == nil || !strings.Contains(err.Error(), "can't be set aside as flows.unusable: ") || !strings.HasSuffix(err.Error(), ": remove both") {
-		t.Errorf("a second one: %v", err)
+		t.Errorf("a third one: %v", err)
 	}
 	if removed, err := Remove(dir); err != nil || len(removed) != 0 {
 		t.Errorf("%v, %v", removed, err)
