@@ -90,11 +90,17 @@ func TestPackageReproducible(t *testing.T) {
 		t.Errorf("%s and %s differ, or their lists of parts", first.deb, otherDeb)
 	}
 	var bom struct {
-		Format     string `json:"bomFormat"`
+		Format   string `json:"bomFormat"`
+		Metadata struct {
+			Component struct{ Name, Version, Purl string }
+		}
 		Components []struct{ Name, Version, Purl string }
 	}
 	if err := json.Unmarshal(read(first.sbom), &bom); err != nil || bom.Format != "CycloneDX" {
 		t.Fatalf("the list of parts: %v, format %q", err, bom.Format)
+	}
+	if c := bom.Metadata.Component; c.Name != "levee" || c.Version != "v1.0.0" || c.Purl != "pkg:golang/levee@v1.0.0" {
+		t.Errorf("the list of parts is of %+v", c)
 	}
 	parts := map[string]string{}
 	for _, c := range bom.Components {
@@ -126,7 +132,8 @@ type machine struct {
 	pid string
 }
 
-// newMachine makes one. systemctl there is a program that notes what it was asked, and says of levee.service what the file /active has.
+// newMachine makes one. systemctl there is a program that notes what it is asked to do, enables levee.service as the real one does, and says that
+// it is active if there is a file /active.
 func newMachine(t *testing.T, l *lab.Lab) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "levee-machine-")
@@ -145,10 +152,23 @@ func newMachine(t *testing.T, l *lab.Lab) *machine {
 		mount -t tmpfs tmpfs root/tmp
 		cat >root/usr/local/sbin/systemctl <<'SH'
 #!/bin/sh
-echo "$*" >>/systemctl.log
-case "$*" in is-active*) exec cat /active >/dev/null 2>&1 ;; esac
+link=/etc/systemd/system/multi-user.target.wants/levee.service
+words=
+for word; do
+	case $word in -*) ;; *) words="$words$word " ;; esac
+done
+case $words in
+"is-active "*) exec test -e /active ;;
+"is-enabled "*) [ -L $link ] && echo enabled || { echo disabled; exit 1; } ;;
+*) echo "${words% }" >>/systemctl.log ;;
+esac
+case $words in
+"preset "* | "enable "*) mkdir -p "${link%/*}" && ln -sf /lib/systemd/system/levee.service $link ;;
+"disable "*) rm -f $link ;;
+esac
 SH
 		chmod +x root/usr/local/sbin/systemctl
+		rm -f root/usr/sbin/policy-rc.d
 		touch root/tmp/is-ready
 		exec chroot root sleep 600
 	`)
@@ -193,6 +213,9 @@ func TestPackage(t *testing.T) {
 	second, _ := makePackage(t, "v1.1.0-rc1")
 	put(t, m, firstPackage(t).deb, "/tmp/1.deb")
 	put(t, m, second, "/tmp/2.deb")
+	if out := m.run("dpkg-deb", "--info", "/tmp/2.deb"); strings.Contains(out, "conffiles") {
+		t.Errorf("upgrades may stop at a question:\n%s", out)
+	}
 	if out := m.run("dpkg-deb", "-f", "/tmp/2.deb", "Version"); out != "1.1.0~rc1\n" {
 		t.Errorf("the version is %s", out)
 	}
@@ -212,7 +235,7 @@ func TestPackage(t *testing.T) {
 		t.Errorf("check of the configuration as installed: %v\n%s", err, out)
 	}
 	for _, file := range []string{"/lib/systemd/system/levee.service", "/usr/share/doc/levee/copyright", "/usr/share/doc/levee/levee.cdx.json",
-		"/usr/share/bash-completion/completions/levee", "/usr/share/doc/levee/grafana-dashboard.json",
+		"/usr/share/bash-completion/completions/levee", "/usr/share/doc/levee/grafana-dashboard.json", "/usr/share/doc/levee/levee.example.yaml",
 		"/usr/share/man/man8/levee.8.gz", "/usr/share/man/man8/levee-flows-list.8.gz"} {
 		m.run("test", "-s", file)
 	}
@@ -289,22 +312,40 @@ func TestPackageUnderSystemd(t *testing.T) {
 		return strings.ReplaceAll(out, "\n", "; ")
 	}
 	good := "printf 'services: [{name: lab, prefixes: [192.0.2.0/24]}]\\n' >/etc/levee/levee.yaml"
-	for _, step := range []struct{ name, before, do, want string }{
-		{"first, nothing to protect", "", "dpkg -i /tmp/1.deb",
-			"daemon-reload; enable levee.service; is-active --quiet levee.service; "},
-		{"again, stopped, to be started", good, "dpkg -i /tmp/1.deb",
-			"daemon-reload; is-active --quiet levee.service; start levee.service; "},
-		{"again, running", "touch /active", "dpkg -i /tmp/1.deb",
-			"daemon-reload; is-active --quiet levee.service; "}, // and levee upgrade, which finds no daemon here
-		{"removed", "", "dpkg -r levee", "disable --now levee.service; daemon-reload; "},
+	forbid := "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d"
+	install := "dpkg -i /tmp/1.deb"
+	for _, step := range []struct{ name, before, do, want, says string }{
+		{"first, nothing to protect", "", install,
+			"preset levee.service; daemon-reload; ", "levee is not started: say in /etc/levee/levee.yaml what to protect"},
+		{"purged", "", "dpkg -P levee", "stop levee.service; daemon-reload; daemon-reload; ", ""},
+		{"first, nothing is to be started", "mkdir -p /etc/levee && " + good + " && " + forbid, install,
+			"preset levee.service; daemon-reload; ", "policy-rc.d"},
+		{"purged again", "rm /usr/sbin/policy-rc.d", "dpkg -P levee", "stop levee.service; daemon-reload; daemon-reload; ", ""},
+		{"first, to be started", "mkdir -p /etc/levee && " + good, install,
+			"preset levee.service; daemon-reload; start levee.service; ", ""},
+		{"again, stopped", "", install,
+			"daemon-reload; ", "levee is not started, for it didn't run: systemctl start levee"},
+		{"again, running", "touch /active", install,
+			"daemon-reload; ", "is levee running?"}, // levee upgrade, which finds no daemon here
+		{"again, running, not to be replaced", forbid, install,
+			"daemon-reload; ", "levee runs on as it was: /usr/sbin/policy-rc.d"},
+		{"again, stopped and disabled", "rm /usr/sbin/policy-rc.d /active && systemctl disable levee.service && rm /systemctl.log", install,
+			"daemon-reload; ", "levee is not started, for it didn't run: systemctl start levee"},
+		{"removed", "", "dpkg -r levee", "stop levee.service; daemon-reload; ", ""},
 	} {
 		if step.before != "" {
 			m.run("sh", "-c", step.before)
 		}
-		m.run("sh", "-c", step.do)
+		out := m.run("sh", "-c", step.do+" 2>&1")
 		if got := asked(); got != step.want {
 			t.Errorf("%s: systemctl was asked\n%s\nwant\n%s", step.name, got, step.want)
 		}
+		if !strings.Contains(out, step.says) {
+			t.Errorf("%s: no %q in\n%s", step.name, step.says, out)
+		}
+	}
+	if out, err := m.try("systemctl", "is-enabled", "levee.service"); err == nil || out != "disabled\n" {
+		t.Errorf("what was disabled is %s", out)
 	}
 }
 

@@ -29,10 +29,8 @@ trap 'exit 1' INT TERM
 file() { install -D -m "$1" "$2" "$root$3"; }
 file 0755 "$levee" /usr/sbin/levee
 file 0644 "$here/levee.service" /lib/systemd/system/levee.service
-# Nothing is protected until somebody says what: the example's services are comments.
-sed '/^services:/,$ { s/^services:/services: []/; /^services:/!s/^/#/ }' "$top/docs/levee.example.yaml" >"$root/levee.yaml"
-file 0644 "$root/levee.yaml" /etc/levee/levee.yaml
-rm "$root/levee.yaml"
+# levee.yaml in it is made by postinst, and the administrator's from then on.
+install -d "$root/etc/levee"
 
 doc=/usr/share/doc/levee
 for page in "$top"/README.md "$top"/docs/*.md "$top"/docs/levee.example.yaml; do
@@ -68,7 +66,6 @@ find "$root" -type f -path '*/man/*' -exec gzip -9n {} +
 size=$(find "$root" -type f -printf '%s\n' | awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
 install -d -m 0755 "$root/DEBIAN"
 install -m 0755 "$here/debian/postinst" "$here/debian/prerm" "$here/debian/postrm" "$root/DEBIAN/"
-echo /etc/levee/levee.yaml >"$root/DEBIAN/conffiles"
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: levee
 Version: $debian
