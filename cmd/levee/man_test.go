@@ -4,9 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -81,6 +83,35 @@ func TestManualRefused(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
 	if code, _, stderr := levee("man", t.TempDir()); code != 1 || stderr != "levee: SOURCE_DATE_EPOCH \"yesterday\" is no number of seconds\n" {
 		t.Errorf("no date: %d %q", code, stderr)
+	}
+}
+
+func TestManDate(t *testing.T) {
+	committed := []debug.BuildSetting{{Key: "vcs.revision", Value: "8b8519f"}, {Key: "vcs.time", Value: "2026-11-30T13:55:54Z"}}
+	for _, c := range []struct {
+		epoch    string
+		settings []debug.BuildSetting
+		want     string
+	}{
+		{"1700000000", committed, "2023-11-14"},
+		{"", committed, "2026-11-30"},
+		{"", nil, "1970-01-01"},
+	} {
+		if got, err := manDate(c.epoch, c.settings); err != nil || got.Format(time.DateOnly) != c.want {
+			t.Errorf("SOURCE_DATE_EPOCH %q and %v: %v, %v, want %s", c.epoch, c.settings, got, err, c.want)
+		}
+	}
+}
+
+// The unit names the page that there is.
+func TestUnitManual(t *testing.T) {
+	unit, err := os.ReadFile("package/levee.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "Documentation=man:" + manName(newRoot()) + "(" + manSection + ") "
+	if !strings.Contains(string(unit), want) {
+		t.Errorf("levee.service has no %q", want)
 	}
 }
 

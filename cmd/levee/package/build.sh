@@ -57,7 +57,7 @@ install -d "$root/usr/share/man/man8"
 "$levee" man "$root/usr/share/man/man8"
 
 # What it is built from, beside the package and in it.
-(cd "$top" && ${GO:-go} run ./cmd/levee/package/sbom "$root/usr/sbin/levee") >"$root/sbom"
+(cd "$top" && ${GO:-go} run ./cmd/levee/package/sbom "$root/usr/sbin/levee" "$version") >"$root/sbom"
 file 0644 "$root/sbom" "$doc/levee.cdx.json"
 install -D -m 0644 "$root/sbom" "$out/levee_${debian}_$arch.cdx.json"
 rm "$root/sbom"

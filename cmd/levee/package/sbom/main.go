@@ -1,5 +1,5 @@
 // Command sbom lists what a Go program is built from, in CycloneDX's format (https://cyclonedx.org/docs/1.5/json/): the modules
-// that the program itself names, with the sums that go.sum has of them.
+// that the program itself names, with the sums that go.sum has of them. Only its own version it is told.
 package main
 
 import (
@@ -48,13 +48,13 @@ type depends struct {
 }
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "sbom: name one program")
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "sbom: name a program, and its version")
 		os.Exit(2)
 	}
 	info, err := buildinfo.ReadFile(os.Args[1])
 	if err == nil {
-		err = write(os.Stdout, filepath.Base(os.Args[1]), info)
+		err = write(os.Stdout, filepath.Base(os.Args[1]), os.Args[2], info)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sbom:", err)
@@ -62,8 +62,9 @@ func main() {
 	}
 }
 
-func write(w io.Writer, program string, info *buildinfo.BuildInfo) error {
-	main := moduleOf(&info.Main)
+func write(w io.Writer, program, version string, info *buildinfo.BuildInfo) error {
+	// Go knows no version of what it builds from a working tree.
+	main := moduleOf(&debug.Module{Path: info.Main.Path, Version: version})
 	main.Type, main.Name = "application", program
 	b := bom{Format: "CycloneDX", SpecVersion: "1.5", Version: 1, Metadata: metadata{main}}
 	deps := depends{Ref: main.Ref}
