@@ -163,13 +163,18 @@ func newPolicy(cfg *Config, former *policy, r *roster, now instant, seen uint64)
 	}
 	p.left = leftOf(former, p, now)
 	for _, s := range slices.Concat(p.services, r.retire(former, p, now, seen)) {
-		if need := int(s.state.index) + 1; need > len(p.indexed) {
-			p.indexed = append(p.indexed, make([]*service, need-len(p.indexed))...)
-		}
-		p.indexed[s.state.index] = s
+		p.index(s)
 	}
 	p.compile()
 	return p
+}
+
+// index has records refer to a service.
+func (p *policy) index(s *service) {
+	if need := int(s.state.index) + 1; need > len(p.indexed) {
+		p.indexed = append(p.indexed, make([]*service, need-len(p.indexed))...)
+	}
+	p.indexed[s.state.index] = s
 }
 
 // maxLeft bounds the services that are left, should a reload follow upon another.

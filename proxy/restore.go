@@ -10,11 +10,12 @@ import (
 
 // Restored says what a Proxy found in its FlowState.
 type Restored struct {
-	// Flows go on, those that have ended and are only remembered included.
-	Flows int
-	// Rewritten were being rewritten when the process before ended: see stripe.rewrite. Unserved belong to no service any more.
-	// Senseless are no flows that levee can have written: the memory was changed by somebody else.
-	Rewritten, Unserved, Senseless int
+	// Flows go on, those that have ended and are only remembered included. Unserved of them belong to no service any more, as after a
+	// reload that has removed it. Direct ones of no service aren't counted: they go on without levee.
+	Flows, Unserved int
+	// Rewritten were being rewritten when the process before ended: see stripe.rewrite. Senseless are no flows that levee can have
+	// written: the memory was changed by somebody else.
+	Rewritten, Senseless int
 }
 
 // Restored is what this Proxy has gone on with.
@@ -36,6 +37,10 @@ func (p *Proxy) restore(now instant) {
 			}
 			hash := p.table.hash.of(&f.key)
 			svc := policy.serving(f)
+			unserved := svc == nil
+			if unserved && !f.has(direct) {
+				svc = p.removed(policy, now)
+			}
 			_, twice := s.find(&f.key, hash)
 			switch {
 			case *s.mark == slot+1:
@@ -47,9 +52,10 @@ func (p *Proxy) restore(now instant) {
 				f.state = StateFree
 				continue
 			case svc == nil:
-				p.restored.Unserved++
 				f.state = StateFree
 				continue
+			case unserved:
+				p.restored.Unserved++
 			}
 			p.restored.Flows++
 			f.service = svc.state.index
@@ -82,6 +88,23 @@ func (p *Proxy) restore(now instant) {
 			s.bury(slot)
 		}
 	}
+}
+
+// removed is the service of flows whose own was removed before this process began, by a name that none can have. It is nil if there are too many
+// services for another. Nobody has the policy yet.
+func (p *Proxy) removed(policy *policy, now instant) *service {
+	const name = ""
+	if state := p.roster.states[name]; state != nil {
+		return policy.of(state.index)
+	}
+	from := Service{Name: name, Mode: ModeOff}
+	if p.roster.room([]Service{from}, 0) != nil {
+		return nil
+	}
+	s := newService(&p.cfg, &from, p.roster.admit(name), nil, now)
+	s.isLeft, s.removedIn = true, policy.generation
+	policy.index(s)
+	return s
 }
 
 // sane says whether levee can have written this record until now. It doesn't find every damage, but none that

@@ -89,6 +89,58 @@ func TestRestoreOpenFlow(t *testing.T) {
 	}
 }
 
+// TestRestoreUnserved: a connection goes on through a restart with another configuration, as through a reload, when no service has its server any
+// longer; with the next reload after its end nothing of that is left. Restarted once more, with the service, it is that one's again.
+func TestRestoreUnserved(t *testing.T) {
+	r := newKeptRig(t)
+	isn := r.open()
+	all := r.proxy.cfg.Services
+	r.proxy.cfg.Services = all[:1]
+	r.restart(time.Second)
+	if got := r.proxy.Restored(); got != (Restored{Flows: 1, Unserved: 1}) {
+		t.Fatalf("restored %+v", got)
+	}
+	translated := func() {
+		t.Helper()
+		p := r.step(r.segment(server, stack.Segment{
+			Seq: 5001, Ack: 1001, Flags: flagACK, Window: 501, WScale: WScaleNone, Timestamps: true, TSVal: 7778, TSEcr: 11,
+		}))
+		if p.Seq != isn+1 {
+			t.Errorf("translated to %d, not %d", p.Seq, isn+1)
+		}
+	}
+	translated()
+	if s := r.proxy.Snapshot().Services; len(s) != 1 || s[0].Name != "other" || s[0].Flows != 0 {
+		t.Errorf("services %+v", s)
+	}
+	reload := func() {
+		t.Helper()
+		if err := r.proxy.Reload(r.proxy.cfg, r.now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reload()
+	translated()
+	r.proxy.cfg.Services = all
+	r.restart(time.Second)
+	if got := r.proxy.Restored(); got != (Restored{Flows: 1}) {
+		t.Errorf("with its service: restored %+v", got)
+	}
+	r.proxy.cfg.Services = all[:1]
+	r.restart(DefaultIdleTimeout)
+	r.now = r.now.Add(time.Second)
+	r.link.in = nil
+	for range 3 { // the worker takes the policy, the index rests, and is free
+		if _, err := r.worker.Step(r.clock, 0); err != nil {
+			t.Fatal(err)
+		}
+		reload()
+	}
+	if n := len(r.proxy.roster.states); n != 1 {
+		t.Errorf("%d services are known", n)
+	}
+}
+
 // TestRestoreTimeOut: time goes on while there is no process.
 func TestRestoreTimeOut(t *testing.T) {
 	r := newKeptRig(t)
@@ -166,7 +218,7 @@ func TestRestoreDrops(t *testing.T) {
 		{"unspoilt", func(*rig, *stripe, uint32) {}, Restored{Flows: 1}},
 		{"being rewritten", func(_ *rig, s *stripe, slot uint32) { s.rewrite(slot) }, Restored{Rewritten: 1}},
 		{"another being rewritten", func(_ *rig, s *stripe, slot uint32) { s.rewrite(slot + 1) }, Restored{Flows: 1}},
-		{"service gone", func(r *rig, _ *stripe, _ uint32) { r.proxy.cfg.Services = r.proxy.cfg.Services[:1] }, Restored{Unserved: 1}},
+		{"service gone", func(r *rig, _ *stripe, _ uint32) { r.proxy.cfg.Services = r.proxy.cfg.Services[:1] }, Restored{Flows: 1, Unserved: 1}},
 		{"no state", func(_ *rig, s *stripe, slot uint32) { s.flows[slot].state = NumStates }, Restored{Senseless: 1}},
 		{"from the future", func(_ *rig, s *stripe, slot uint32) { s.flows[slot].lastSeen += 4 * 3600 }, Restored{Senseless: 1}},
 		{"made in the future", func(_ *rig, s *stripe, slot uint32) { s.flows[slot].created = time.Hour }, Restored{Senseless: 1}},
@@ -194,7 +246,7 @@ func TestRestoreDrops(t *testing.T) {
 				t.Errorf("%d records are free", r.proxy.Snapshot().Flows[StateFree])
 			}
 			r.restart(time.Second)
-			if got := r.proxy.Restored(); got != (Restored{Flows: tt.want.Flows}) {
+			if got := r.proxy.Restored(); got != (Restored{Flows: tt.want.Flows, Unserved: tt.want.Unserved}) {
 				t.Errorf("the second time: restored %+v", got)
 			}
 		})

@@ -69,6 +69,6 @@ func (d *daemon) kept() control.Kept {
 	}
 	r := d.proxy.Restored()
 	return control.Kept{
-		File: flowfile.Path(d.cfg.StateDir), Restored: r.Flows, Lost: r.Rewritten + r.Unserved + r.Senseless + d.converted.Rewritten + d.converted.NoRoom,
+		File: flowfile.Path(d.cfg.StateDir), Restored: r.Flows, Lost: r.Rewritten + r.Senseless + d.converted.Rewritten + d.converted.NoRoom,
 	}
 }
