@@ -23,6 +23,8 @@ type Live struct {
 	Sysctls map[string]string
 	// Tracking says that the kernel tracks connections, see the function of that name.
 	Tracking bool
+	// trackingSure: if not, that it doesn't is a guess.
+	trackingSure bool
 	// Exemption is the nftables table of levee's name in lines, in order; nil if there is none.
 	Exemption []string
 	// foreignExemption: there are rules in it that aren't levee's.

@@ -32,30 +32,44 @@ const (
 var conntrackFunctions = map[Family]string{V4: "ipv4_conntrack_in", V6: "ipv6_conntrack_in"}
 
 // Tracking says whether the kernel tracks connections in the namespace of the calling thread. Where it doesn't list its hooks (CONFIG_NETFILTER_NETLINK_HOOK,
-// or a right of the caller's, is missing), that shows only once there is a connection.
+// or a right of the caller's, is missing) that is told by the rulesets; what tracks without any, as Open vSwitch does, shows only once there is a connection.
 func Tracking() (bool, error) {
+	tracks, _, err := tracking()
+	return tracks, err
+}
+
+// tracking is Tracking, and says whether the answer is sure: a no may be a guess.
+func tracking() (tracks, sure bool, err error) {
 	count, err := os.ReadFile(conntrackCount)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return false, true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("read how many connections are tracked: %w", err)
+		return false, false, fmt.Errorf("read how many connections are tracked: %w", err)
 	}
 	if strings.TrimSpace(string(count)) != "0" {
-		return true, nil
+		return true, true, nil
 	}
 	for _, f := range []Family{V4, V6} {
 		functions, err := hookFunctions(f)
 		switch {
-		case errors.Is(err, unix.EPERM), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
-			return false, nil
+		case unknown(err):
+			if tracks, err = rulesetTracks(); err != nil {
+				err = fmt.Errorf("read nftables: %w", err)
+			}
+			return tracks, false, err
 		case err != nil:
-			return false, fmt.Errorf("list netfilter hooks: %w", err)
+			return false, false, fmt.Errorf("list netfilter hooks: %w", err)
 		case slices.Contains(functions, conntrackFunctions[f]):
-			return true, nil
+			return true, true, nil
 		}
 	}
-	return false, nil
+	return false, true, nil
+}
+
+// unknown says that the kernel doesn't know the question, or doesn't answer this caller.
+func unknown(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT)
 }
 
 // hookFunctions are the names of what is called for packets that come in.
@@ -106,7 +120,7 @@ func Exempt() (exempt, tracking bool, err error) {
 // readExemption fills in what plans need to know of connection tracking. Without privilege the table can't be seen.
 func readExemption(live *Live) error {
 	var err error
-	if live.Tracking, err = Tracking(); err != nil {
+	if live.Tracking, live.trackingSure, err = tracking(); err != nil {
 		return err
 	}
 	if _, err := os.Stat(conntrackCount); err != nil {

@@ -299,7 +299,8 @@ func (p *Plan) exemption(prefixes []netip.Prefix) exemption {
 	return e
 }
 
-// wantsExemption says whether the exemption belongs on a machine as in live.
+// wantsExemption says whether the exemption belongs on a machine as in live. One that is there is only taken away where it is sure to be of no use: it may
+// be the very reason why nothing is tracked now, and costs little.
 func (p *Plan) wantsExemption(live *Live) bool {
-	return p.cfg.Notrack == NotrackOn || p.cfg.Notrack == NotrackAuto && live.Tracking
+	return p.cfg.Notrack == NotrackOn || p.cfg.Notrack == NotrackAuto && (live.Tracking || live.Exemption != nil && !live.trackingSure)
 }

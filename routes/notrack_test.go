@@ -3,17 +3,18 @@ package routes
 import (
 	"context"
 	"errors"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,17 +32,127 @@ func nft(t *testing.T, command string) string {
 func track(t *testing.T) {
 	t.Helper()
 	nft(t, "add table inet firewall; add chain inet firewall forward { type filter hook forward priority 0; }; add rule inet firewall forward ct state invalid drop")
-	sendOne(t)
 }
 
-// sendOne sends a packet over lo, for the kernel to track if it does.
-func sendOne(t *testing.T) {
+// hooksListed says that the kernel lists its hooks, so that there is nothing to guess.
+func hooksListed(t *testing.T) bool {
 	t.Helper()
-	c, err := net.Dial("udp", "127.0.0.1:9")
+	_, sure, err := tracking()
 	must(t, err)
-	_, err = c.Write([]byte("x"))
+	return sure
+}
+
+// TestTracking: what tracks is seen as soon as it is loaded, before there is anything to track, and no other ruleset is taken for it.
+func TestTracking(t *testing.T) {
+	const chain = "add table inet f; add chain inet f c { type filter hook forward priority 0; }; "
+	for _, test := range []struct {
+		name, ruleset string
+		want          bool
+	}{
+		{"state", chain + "add rule inet f c ct state invalid drop", true},
+		{"state, of many rules the last", chain + strings.Repeat("add rule inet f c counter; ", 300) + "add rule inet f c ct state vmap { invalid : drop }", true},
+		{"mark", chain + "add rule inet f c ct mark set 7", true},
+		{"masquerade", "add table ip n; add chain ip n c { type nat hook postrouting priority 100; }; add rule ip n c masquerade", true},
+		{"masquerade, of IPv6 only", "add table ip6 n; add chain ip6 n c { type nat hook postrouting priority 100; }; add rule ip6 n c masquerade", true},
+		{"translation", "add table ip n; add chain ip n c { type nat hook prerouting priority -100; }; add rule ip n c tcp dport 80 dnat to 192.0.2.7", true},
+		{"redirection", "add table ip n; add chain ip n c { type nat hook prerouting priority -100; }; add rule ip n c tcp dport 80 redirect to :8080", true},
+		{"the kernel's SYN proxy", chain + "add rule inet f c tcp dport 80 synproxy mss 1460 wscale 7", true},
+		{"number of connections", chain + "add rule inet f c ct count over 100 drop", true},
+		{"number of connections of each", chain + "add set inet f s { type ipv4_addr; flags dynamic; }; add rule inet f c add @s { ip saddr ct count over 10 } drop", true},
+		{"in a chain of no hook", "add table inet f; add chain inet f c; add rule inet f c ct state invalid drop", true},
+		{"timeout without a rule", "add table ip f; add ct timeout ip f slow { protocol tcp; l3proto ip; policy = { established: 100 }; }", true},
+		{"nothing", "add table inet f", false},
+		{"rules without state", chain + "add rule inet f c tcp dport 22 counter accept; add counter inet f n; add set inet f s { type ipv4_addr; }; add rule inet f c ip saddr @s log prefix \"ct\" drop", false},
+		{"an exemption", "add table inet f; add chain inet f c { type filter hook prerouting priority -300; }; add rule inet f c notrack", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			enterNamespace(t)
+			nft(t, test.ruleset)
+			if got, err := Tracking(); err != nil || got != test.want {
+				t.Errorf("tracking is %t (%v), want %t", got, err, test.want)
+			}
+		})
+	}
+}
+
+// TestTrackingByIptables: a rule of iptables-nft is seen by its match, and tables of the iptables before it by their being there.
+func TestTrackingByIptables(t *testing.T) {
+	t.Run("nft", func(t *testing.T) {
+		enterNamespace(t)
+		must(t, withNFT(func(c *nftables.Conn) error {
+			table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
+			chain := c.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter,
+				Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Match{Name: "conntrack", Rev: 3, Info: &xt.ConntrackMtinfo3{
+				ConntrackMtinfo2: xt.ConntrackMtinfo2{ConntrackMtinfoBase: xt.ConntrackMtinfoBase{MatchFlags: 1}, StateMask: 1},
+			}}}})
+			return c.Flush()
+		}))
+		if got, err := Tracking(); err != nil || !got {
+			t.Errorf("tracking is %t (%v)", got, err)
+		}
+	})
+	t.Run("legacy", func(t *testing.T) {
+		enterNamespace(t)
+		if hooksListed(t) {
+			t.Skip("this kernel lists its hooks")
+		}
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		must(t, err)
+		defer unix.Close(fd)
+		const getInfo = 64 // IPT_SO_GET_INFO of struct ipt_getinfo, which makes the table
+		info := [84]byte{'f', 'i', 'l', 't', 'e', 'r'}
+		size := uint32(len(info))
+		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.IPPROTO_IP, getInfo,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+			t.Skipf("this kernel has no such iptables: %v", errno)
+		}
+		if got, err := Tracking(); err != nil || !got {
+			t.Errorf("tracking is %t (%v)", got, err)
+		}
+	})
+}
+
+// TestTrackingOfHuge: a ruleset that is too large to be looked through is taken for one that tracks.
+func TestTrackingOfHuge(t *testing.T) {
+	enterNamespace(t)
+	if hooksListed(t) {
+		t.Skip("this kernel lists its hooks")
+	}
+	for _, want := range []bool{false, true} {
+		must(t, withNFT(func(c *nftables.Conn) error {
+			table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "f"})
+			chain := c.AddChain(&nftables.Chain{Name: "c", Table: table})
+			for i := range maxRuleset/2 + 1 {
+				c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{&expr.Counter{}}})
+				if i%100 == 0 {
+					if err := c.Flush(); err != nil {
+						return err
+					}
+				}
+			}
+			return c.Flush()
+		}))
+		began := time.Now()
+		if got, err := Tracking(); err != nil || got != want {
+			t.Errorf("tracking is %t (%v), want %t", got, err, want)
+		}
+		t.Logf("it takes %v", time.Since(began))
+	}
+}
+
+// TestNotrackStays: an exemption is not taken away because nothing is tracked at the moment, unless nothing can be.
+func TestNotrackStays(t *testing.T) {
+	live := testLive()
+	plan, err := NewPlan(testConfig(), live)
 	must(t, err)
-	must(t, c.Close())
+	live.Exemption = plan.exempt.contents()
+	for _, sure := range []bool{false, true} {
+		live.trackingSure = sure
+		if diff := plan.Diff(live); diff.NotrackStale != sure || diff.NotrackMissing {
+			t.Errorf("where it is sure to be %t that nothing tracks: stale %t, missing %t", sure, diff.NotrackStale, diff.NotrackMissing)
+		}
+	}
 }
 
 func exempted(t *testing.T) bool {
@@ -250,7 +361,6 @@ func TestWatchTracking(t *testing.T) {
 			<-calls
 		}
 		nft(t, step.command)
-		sendOne(t)
 		told := false
 		select {
 		case <-calls:
