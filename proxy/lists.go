@@ -53,7 +53,7 @@ func (w *Worker) deny(svc *service) {
 
 // validateLists says what is wrong with the lists.
 func (s *Service) validateLists() error {
-	seen := make(map[netip.Prefix]bool, len(s.Allow))
+	allowed := make(map[netip.Prefix]bool, len(s.Allow))
 	for _, list := range [...]struct {
 		name     string
 		prefixes []netip.Prefix
@@ -62,10 +62,12 @@ func (s *Service) validateLists() error {
 			if !canonical(p) {
 				return fmt.Errorf("%s: prefix %s: write it masked, IPv4 as IPv4", list.name, p)
 			}
-			if list.name == "deny" && seen[p] {
+			switch {
+			case list.name == "allow":
+				allowed[p] = true
+			case allowed[p]:
 				return fmt.Errorf("prefix %s is allowed and denied: choose one", p)
 			}
-			seen[p] = true
 		}
 	}
 	return nil

@@ -80,8 +80,10 @@ func readSources(path string) ([]netip.Prefix, error) {
 	if info.Size() > maxListBytes {
 		return nil, fmt.Errorf("%s: longer than %d bytes: leave comments out", path, maxListBytes)
 	}
-	var all []netip.Prefix
-	lines := bufio.NewScanner(io.LimitReader(f, maxListBytes))
+	// Nobody reads the TUN while the next program after an upgrade reads its lists: that long every connection waits.
+	const usualLine = 20 // bytes
+	all := make([]netip.Prefix, 0, min(int(info.Size())/usualLine, MaxListed))
+	lines := bufio.NewScanner(bufio.NewReaderSize(io.LimitReader(f, maxListBytes), 64<<10))
 	lines.Buffer(make([]byte, maxListLine), maxListLine)
 	for n := 1; lines.Scan(); n++ {
 		word, _, _ := strings.Cut(lines.Text(), "#")
@@ -109,10 +111,11 @@ func readSources(path string) ([]netip.Prefix, error) {
 
 // parseSource parses a prefix of sources, or an address, which is a prefix of its own.
 func parseSource(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if a, notAddr := netip.ParseAddr(s); notAddr == nil && a.Zone() == "" {
-		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	parse := netip.ParsePrefix
+	if !strings.Contains(s, "/") { // an error for each address of a long list would cost more than all else
+		parse = parseHost
 	}
+	p, err := parse(s)
 	switch {
 	case err != nil:
 		return p, errors.New("is neither a prefix nor an address: write it like 203.0.113.0/24, 2001:db8:5::/48 or 203.0.113.7")
@@ -122,6 +125,15 @@ func parseSource(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("has bits set behind its length: %v is meant, or %v for this one address", p.Masked(), p.Addr())
 	}
 	return p, nil
+}
+
+// parseHost parses an address.
+func parseHost(s string) (netip.Prefix, error) {
+	a, err := netip.ParseAddr(s)
+	if err == nil && a.Zone() != "" {
+		err = errors.New("zone")
+	}
+	return netip.PrefixFrom(a, a.BitLen()), err
 }
 
 // compareLists finds a prefix that is on both lists of a service.
