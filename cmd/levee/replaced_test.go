@@ -150,6 +150,43 @@ func TestDrainWhileAsked(t *testing.T) {
 	}
 }
 
+// TestUpgradeByLink: the program is what the name leads to that levee was started by, and not what it led to then.
+func TestUpgradeByLink(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	content, err := os.ReadFile(thisProgram(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(g.dir, "levee")
+	to := func(name string) (path string) {
+		path = program(t, filepath.Join(g.dir, name), content)
+		_ = os.Remove(link)
+		if err := os.Symlink(path, link); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	to("1")
+	c := g.lab.Gateway.Command(t.Context(), link, "run", "-c", g.config)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	g.until("it is ready", func() bool {
+		_, stdout, _ := g.levee("status", "-o", "json")
+		return strings.Contains(stdout, `"ready": true`)
+	})
+	for _, name := range []string{"2", "3"} {
+		want := to(name)
+		if code, _, stderr := g.levee("upgrade"); code != 0 {
+			t.Errorf("%d %s", code, stderr)
+		}
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.Pid())); err != nil || exe != want {
+			t.Errorf("the process is %s (%v), not %s", exe, err, want)
+		}
+	}
+}
+
 // TestUpgradeWithoutFlowFile: the next program would not find the connections if the file that they are in has not its name any more.
 func TestUpgradeWithoutFlowFile(t *testing.T) {
 	for _, tt := range []struct {
@@ -171,11 +208,18 @@ func TestUpgradeWithoutFlowFile(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newGateway(t, services)
 			dir := g.onTmpfs(services)
-			g.start()
+			c := g.start()
 			if err := tt.damage(t, dir+"/flows"); err != nil {
 				t.Fatal(err)
 			}
 			want := "connections would be lost: somebody has removed or replaced flow file " + dir + "/flows"
+			g.until("status tells", func() bool {
+				_, stdout, _ := g.levee("status", "-o", "json")
+				return strings.Contains(stdout, want)
+			})
+			if !strings.Contains(c.Output(), want) {
+				t.Errorf("the log doesn't tell:\n%s", c.Output())
+			}
 			if code, _, stderr := g.levee("upgrade"); code != 1 || !strings.Contains(stderr, want) {
 				t.Errorf("%d %s", code, stderr)
 			}

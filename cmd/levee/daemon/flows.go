@@ -43,6 +43,9 @@ func (d *daemon) openFlows() error {
 
 // checkFlowFile says why the next program would not find this one's flows: their file goes by its name.
 func (d *daemon) checkFlowFile() error {
+	if d.flowState == nil {
+		return nil
+	}
 	path := flowfile.Path(d.cfg.StateDir)
 	if now, err := os.Lstat(path); err != nil || !os.SameFile(now, d.flowFile) {
 		return fmt.Errorf("connections would be lost: somebody has removed or replaced flow file %s: levee drain, then start it anew", path)

@@ -31,6 +31,7 @@ const (
 //	the exemption from connection tracking flushed, or needed for the first time ─▶ made
 //	interfaces and addresses that appear and disappear  ─▶ the rules follow, where the configuration says auto
 //	anything else that is in the way                    ─▶ a problem in status
+//	the flow file removed or replaced                   ─▶ the same: the flows in memory have no name to be found by
 func (d *daemon) mend() error {
 	managed := d.layout.Routes != nil
 	if managed {
@@ -105,7 +106,11 @@ func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
 	if repaired { // told once what leads into the TUN, and went with it, is back as well
 		d.repaired(repairTUN, "the TUN was changed by somebody else: repaired", "what", strings.Join(done, "; "))
 	}
-	added, over := d.mending.set(slices.Concat(m.tun, m.routing), err != nil || m.unprotected)
+	problems := slices.Concat(m.tun, m.routing)
+	if err := d.checkFlowFile(); err != nil {
+		problems = append(problems, err.Error())
+	}
+	added, over := d.mending.set(problems, err != nil || m.unprotected)
 	for _, p := range added {
 		d.log.Warn("a problem that levee can't put right", "problem", p)
 	}

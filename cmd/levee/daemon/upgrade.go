@@ -42,7 +42,7 @@ var errUpgrade = errors.New("upgrade")
 
 // upgrades is how the program is replaced.
 type upgrades struct {
-	// program is the file that this one was started from.
+	// program is the file that this one was started from, by the name that it was started by: a link may lead elsewhere by now.
 	program string
 	// to is the program that goes on after this run, nil if none does; descriptors are then those of the TUN.
 	to          atomic.Pointer[string]
@@ -117,7 +117,7 @@ func CheckUpgrade(cfg config.Config, version string) (Candidate, error) {
 // listenUpgrade has SIGUSR2 replace the program by what is now in the file that it was started from. If that can't go on
 // with the connections, it says so and this one runs on.
 func (d *daemon) listenUpgrade() (err error) {
-	if d.upgrades.program, err = os.Executable(); err != nil {
+	if d.upgrades.program, err = ownProgram(os.Args[0]); err != nil {
 		return fmt.Errorf("find out which program this is: %w", err)
 	}
 	signals := make(chan os.Signal, 1)
@@ -136,6 +136,20 @@ func (d *daemon) listenUpgrade() (err error) {
 		}
 	})
 	return nil
+}
+
+// ownProgram is the file that this program was started from: as name, if that is a whole path and leads to it.
+func ownProgram(name string) (string, error) {
+	path, err := os.Executable() // without links
+	if err != nil || !filepath.IsAbs(name) {
+		return path, err
+	}
+	named, err := os.Stat(name)
+	own, ownErr := os.Stat(path)
+	if err == nil && ownErr == nil && os.SameFile(named, own) {
+		return name, nil
+	}
+	return path, nil
 }
 
 // Upgrade implements control.Source.
@@ -260,9 +274,11 @@ func (d *daemon) upgrade(ctx context.Context) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGUSR2)
 	environment := d.upgrades.environment(ctx)
 	var err error
-	for _, program := range []string{*d.upgrades.to.Load(), "/proc/self/exe"} {
+	next := *d.upgrades.to.Load()
+	for _, p := range []struct{ program, name string }{{next, next}, {"/proc/self/exe", d.upgrades.program}} {
+		program := p.program
 		d.log.Info("upgrading", "program", program)
-		err = syscall.Exec(program, append([]string{program}, os.Args[1:]...), environment)
+		err = syscall.Exec(program, append([]string{p.name}, os.Args[1:]...), environment)
 		d.log.Error("not upgraded", "program", program, "error", err)
 		environment = append(environment, failureEnv+"="+fmt.Sprintf("%s could not be executed: %v", program, err))
 	}
