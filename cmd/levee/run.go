@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,7 @@ func newRun(file *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Protect the configured services until SIGTERM",
-		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal ends the\n" +
+		Long: "Protect the configured services until SIGTERM or SIGINT, then undo everything. A second signal, later, ends the\n" +
 			"process at once; levee cleanup then undoes what is left. SIGHUP does what levee reload does. If it ends in any\n" +
 			"other way, the next run goes on with the connections that were open.\n\n" +
 			"SIGUSR2 does what levee upgrade does, with what is now in the program's file.",
@@ -70,14 +71,18 @@ func catchSignals() chan os.Signal {
 	return signals
 }
 
-// onSignals returns a context that the first SIGTERM or SIGINT ends, and what SIGHUP brings a value to; the second of the former ends the
-// process by die.
+// onceMore is how long after the first SIGTERM another is one of its own. timeout(1) sends two at once: to the process, and to its group.
+const onceMore = 500 * time.Millisecond
+
+// onSignals returns a context that the first SIGTERM or SIGINT ends, and what SIGHUP brings a value to; another of the former, onceMore later,
+// ends the process by die.
 //
 // signals are from catchSignals, which stop undoes.
 func onSignals(parent context.Context, signals chan os.Signal, log *slog.Logger, die func(code int)) (ctx context.Context, reload <-chan struct{}, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	done, asked := make(chan struct{}), make(chan struct{}, 1)
 	go func() {
+		var first time.Time
 		for {
 			select {
 			case <-done:
@@ -90,8 +95,10 @@ func onSignals(parent context.Context, signals chan os.Signal, log *slog.Logger,
 					default: // one that is to come reads the file as it is by then
 					}
 				case ctx.Err() == nil:
+					first = time.Now()
 					log.Info("asked to stop", "signal", s.String())
 					cancel()
+				case !first.IsZero() && time.Since(first) < onceMore:
 				default:
 					log.Error("asked again, ending at once: run levee cleanup", "signal", s.String())
 					die(exitFailed)
