@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,4 +136,33 @@ func transfer(from, to *net.TCPConn, size int, limit time.Duration) (time.Durati
 		return time.Since(began), errors.New("other bytes than were sent")
 	}
 	return time.Since(began), nil
+}
+
+// TestSmallClientLink: a link to other clients that carries less than levee reckons with keeps nobody from working, not even the clients behind it.
+func TestSmallClientLink(t *testing.T) {
+	p := protectLab(t, lab.Config{Attacker: true}, options{"timestamps": "true"})
+	for ns, name := range map[*lab.Namespace]string{p.Gateway: p.Attacker.Link.Gateway.Name, p.Attacker.Namespace: "eth0"} {
+		link, err := ns.Netlink().LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ns.Netlink().LinkSetMTU(link, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.until(t, "levee tells of it", func(s *lab.Status) bool {
+		return slices.ContainsFunc(s.Kernel.Problems, func(problem string) bool { return strings.Contains(problem, "has an MTU of 1000") })
+	})
+	if err := p.levee.Command(t.Context(), "reload").Run(); err != nil {
+		t.Errorf("reload: %v", err)
+	}
+	for i, from := range []*lab.Host{p.client, p.Attacker} {
+		client, server := connect(t, from, p.server, false, 7777+uint16(i))
+		for _, way := range ways(client, server) {
+			if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
+				t.Errorf("%s of %s: %v", way.name, from.Name, err)
+			}
+		}
+	}
+	p.spliced(t, 2)
 }

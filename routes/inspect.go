@@ -95,13 +95,13 @@ func freePriority(live *Live) int {
 
 // inspectForwarding: levee turns forwarding on, but it has to be on while levee doesn't run, too.
 func inspectForwarding(f Family, live *Live, plan *Plan, add func(Finding)) {
-	key := keyForward4
+	all := keyForward4
 	if f == V6 {
-		key = keyForward6
+		all = keyForward6
 	}
-	if live.Sysctls[key] == "0" {
+	if live.Sysctls[all] == "0" {
 		finding := Finding{What: "forwarding", Text: fmt.Sprintf("%v is not forwarded: levee run turns that on, and its end turns it off again", f),
-			Remedy: sysctl{key: key, value: "1"}.command()}
+			Remedy: sysctl{key: all, value: "1"}.command()}
 		if plan == nil {
 			finding.Fatal, finding.Text = true, fmt.Sprintf("%v is not forwarded, and routing.manage is false: nothing gets through", f)
 		}
@@ -111,11 +111,15 @@ func inspectForwarding(f Family, live *Live, plan *Plan, add func(Finding)) {
 	if plan == nil {
 		return
 	}
-	for _, name := range plan.interfaces() {
-		if k := confKey(f, name+"/forwarding"); live.Sysctls[k] == "0" {
-			add(Finding{What: "forwarding", Fatal: true, Text: fmt.Sprintf("%v that comes in by %s is not forwarded", f, name),
-				Remedy: sysctl{key: k, value: "1"}.command()})
+	key := func(name string) string { return confKey(f, name+"/forwarding") }
+	off := slices.DeleteFunc(plan.interfaces(), func(name string) bool { return live.Sysctls[key(name)] != "0" })
+	for _, name := range off {
+		finding := Finding{What: "forwarding", Fatal: true, Text: fmt.Sprintf("%v that comes in by %s is not forwarded", f, name),
+			Remedy: sysctl{key: key(name), value: "1"}.command()}
+		if plan.Spares(name, off) {
+			finding.Fatal, finding.Text, finding.Remedy = false, finding.Text+": clients behind it don't reach the services", plan.Without(off)
 		}
+		add(finding)
 	}
 }
 

@@ -15,7 +15,26 @@ const maxListed = 8
 // sides are the interfaces of a plan, with what the operator should know about how they were found.
 type sides struct {
 	clients, servers []string
-	notes            []string
+	// ways are the interfaces that default routes lead by; all says that clients are all that auto has found.
+	ways  []string
+	all   bool
+	notes []string
+}
+
+// Spares says whether levee is of use although something is wrong with name, one of broken: auto took it because it takes all that there are, it is not the way to
+// servers nor the default route, and there is another for clients to come in by.
+func (p *Plan) Spares(name string, broken []string) bool {
+	s := &p.sides
+	needed := func(name string) bool { return slices.Contains(s.ways, name) || slices.Contains(s.servers, name) }
+	return s.all && slices.Contains(s.clients, name) && !needed(name) && slices.ContainsFunc(s.clients, func(other string) bool {
+		return !slices.Contains(broken, other) && (slices.Contains(s.ways, other) || !slices.Contains(s.servers, other))
+	})
+}
+
+// Without says what to write into the configuration for a plan without the client interfaces in broken.
+func (p *Plan) Without(broken []string) string {
+	rest := slices.DeleteFunc(p.ClientInterfaces(), func(name string) bool { return slices.Contains(broken, name) })
+	return fmt.Sprintf("set routing.client_interfaces to [%s]", strings.Join(rest, ", "))
 }
 
 // onBoth returns the interfaces that serve both sides: on a one-armed gateway, the only one.
@@ -52,6 +71,12 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 		// the same: their SYNs must not go around levee when the answers go through it.
 		return keep(append(found, s.servers...), cfg.KeptClients, cfg, live), nil
 	})
+	s.all = len(cfg.ClientInterfaces) == 0
+	for _, r := range live.Routes {
+		if r.Table == unix.RT_TABLE_MAIN && !r.Own() && r.Dst.Bits() == 0 {
+			s.ways = append(s.ways, r.Interfaces...)
+		}
+	}
 	return s, err
 }
 

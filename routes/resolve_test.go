@@ -85,3 +85,46 @@ func TestAuto(t *testing.T) {
 		})
 	}
 }
+
+// TestSpares: what is wrong with an interface that auto has only found is no reason not to start, as long as there is another for clients.
+func TestSpares(t *testing.T) {
+	clients := func(names ...string) func(*Config, *Live) {
+		return func(c *Config, _ *Live) { c.ClientInterfaces = names }
+	}
+	none := func(*Config, *Live) {}
+	noDefault := func(_ *Config, l *Live) {
+		l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Dst.Bits() == 0 })
+	}
+	for _, test := range []struct {
+		name   string
+		edit   func(*Config, *Live)
+		broken []string // of which the first is asked for
+		want   bool
+	}{
+		{"an interface of no use", none, []string{"wg0"}, true},
+		{"two of them", none, []string{"wg0", "wg1"}, true},
+		{"of one that is needed", none, []string{"eth0", "wg0"}, false},
+		{"while one is needed", none, []string{"wg0", "eth0"}, true},
+		{"servers are behind it", none, []string{"eth1"}, false},
+		{"it is named", clients("eth0", "wg0"), []string{"wg0"}, false},
+		{"not among the named", clients("eth0"), []string{"wg0"}, false},
+		{"no default route, one of several", noDefault, []string{"eth0"}, true},
+		{"no default route, all of them", noDefault, []string{"eth0", "wg0", "wg1"}, false},
+		{"one-armed", func(_ *Config, l *Live) {
+			wg := l.Links[len(l.Links)-2:]
+			oneArmed(l)
+			l.Links = append(l.Links, wg...)
+		}, []string{"wg0", "wg1"}, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg, live := testConfig(), testLive()
+			live.Links = append(live.Links, Link{Name: "wg0", Index: 20, Kind: "wireguard", Up: true}, Link{Name: "wg1", Index: 21, Kind: "wireguard", Up: true})
+			test.edit(&cfg, &live)
+			plan, err := NewPlan(cfg, live)
+			must(t, err)
+			if got := plan.Spares(test.broken[0], test.broken); got != test.want {
+				t.Errorf("spared is %t, want %t", got, test.want)
+			}
+		})
+	}
+}

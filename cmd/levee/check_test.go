@@ -34,6 +34,9 @@ const healthy = `
 	sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 	for i in client0 server0; do ethtool -K $i gro on gso on tso on; done`
 
+// other makes another interface of the gateway's, as a tunnel or one for management is.
+const other = "ip link add client9 type bridge; ip link set client9 up; "
+
 // TestCheckHost: every finding on a machine made so. Its remedy is done, as a command or in the configuration, and then nothing is found any longer.
 func TestCheckHost(t *testing.T) {
 	const manageNot = "routing: {manage: false, client_interfaces: [client0], server_interfaces: [server0]}\n"
@@ -78,6 +81,18 @@ func TestCheckHost(t *testing.T) {
 			want: routes.Finding{What: "interface", Text: "interface client9 is down", Remedy: "ip link set dev client9 up"}},
 		{name: "MTU too small", breakIt: "ip link set client0 mtu 1200",
 			want: routes.Finding{What: "mtu", Fatal: true, Text: "interface client0 has an MTU of 1200: levee needs 1280 or more", Remedy: "ip link set dev client0 mtu 1500"}},
+		{name: "MTU of a named one too small", yaml: "routing: {client_interfaces: [client0, client9]}\n", breakIt: other + "ip link set client9 mtu 1000",
+			want: routes.Finding{What: "mtu", Fatal: true, Text: "interface client9 has an MTU of 1000: levee needs 1280 or more", Remedy: "ip link set dev client9 mtu 1500"}},
+		{name: "MTU of another too small", breakIt: other + "ip link set client9 mtu 1000",
+			want: routes.Finding{What: "mtu", Text: "interface client9 has an MTU of 1000, and levee reckons with 1280 or more: clients behind it",
+				Remedy: "set routing.client_interfaces to [client0, server0]"},
+			mended: "routing: {client_interfaces: [client0, server0]}\n"},
+		{name: "MTU of the default route too small", breakIt: other + "ip addr add 203.0.113.1/24 dev client9; ip route add default via 203.0.113.2; ip link set client9 mtu 1000",
+			want: routes.Finding{What: "mtu", Fatal: true, Text: "interface client9 has an MTU of 1000: levee needs 1280 or more", Remedy: "ip link set dev client9 mtu 1500"}},
+		{name: "another interface not forwarded", breakIt: other + "sysctl -qw net.ipv4.conf.client9.forwarding=0",
+			want: routes.Finding{What: "forwarding", Text: "IPv4 that comes in by client9 is not forwarded: clients behind it don't reach the services",
+				Remedy: "set routing.client_interfaces to [client0, server0]"},
+			mended: "routing: {client_interfaces: [client0, server0]}\n"},
 		{name: "MTU of the TUN below the interfaces'", yaml: "tun: {mtu: 1400}\n",
 			want:   routes.Finding{What: "mtu", Text: "tun.mtu 1400 is below the 1500 of interface client0", Remedy: "set tun.mtu to auto"},
 			mended: "tun: {mtu: auto}\n"},

@@ -121,3 +121,50 @@ func TestReload(t *testing.T) {
 	group.Wait()
 	g.same(before, "after the end")
 }
+
+// TestSmallTunnel: an interface that has nothing to do with the services and is too small for levee keeps it neither from reloading nor from starting,
+// and status says how to leave it out.
+func TestSmallTunnel(t *testing.T) {
+	g := newGateway(t, services)
+	c := g.start()
+	g.sh("ip link add tunnel9 type bridge; ip link set tunnel9 mtu 1000 up")
+	const want = "interface tunnel9 has an MTU of 1000, and levee reckons with 1280 or more: clients behind it depend on path MTU discovery: " +
+		"set routing.client_interfaces to [client0, server0]"
+	told := func() bool {
+		problems := g.status().Kernel.Problems
+		return len(problems) == 1 && problems[0] == want
+	}
+	for _, what := range []string{"it has come up", "levee has been killed"} {
+		g.until("status tells, when "+what, told)
+		g.rewrite(strings.Replace(services, "mode: off", "mode: always", 1))
+		if code, stdout, stderr := g.levee("reload"); code != 0 {
+			t.Errorf("reload, when %s: %d %q %q", what, code, stdout, stderr)
+		}
+		if code, stdout, stderr := g.levee("plan", "--diff"); code != 0 {
+			t.Errorf("plan --diff, when %s: %d %q %q", what, code, stdout, stderr)
+		}
+		if code, stdout, stderr := g.levee("check"); code != 0 || !strings.Contains(stdout, "warning: mtu: interface tunnel9") {
+			t.Errorf("check, when %s: %d %q %q", what, code, stdout, stderr)
+		}
+		if what == "it has come up" {
+			if err := c.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			c = g.start()
+		}
+	}
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	g.end(c)
+	g.rewrite("routing: {client_interfaces: [client0, server0]}\n" + services)
+	g.start()
+	if problems := g.status().Kernel.Problems; len(problems) != 0 {
+		t.Errorf("it is left out, and status says %q", problems)
+	}
+	// Named, it is an error.
+	g.rewrite("routing: {client_interfaces: [client0, tunnel9]}\n" + services)
+	if code, _, stderr := g.levee("plan"); code != 1 || !strings.Contains(stderr, "interface tunnel9 has an MTU of 1000: levee needs 1280 or more") {
+		t.Errorf("named: %d %q", code, stderr)
+	}
+}

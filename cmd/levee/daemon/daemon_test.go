@@ -72,11 +72,11 @@ func TestAcceptedByThePackages(t *testing.T) {
 }
 
 func TestMTUsOf(t *testing.T) {
-	mtus, err := mtusOf([]string{"lo"})
+	mtus, _, err := mtusOf([]string{"lo"})
 	if err != nil || len(mtus) != 1 || mtus[0] != proxy.MaxMTU {
 		t.Errorf("lo: %v, %v; want it bounded to %d", mtus, err, proxy.MaxMTU)
 	}
-	if _, err := mtusOf([]string{"no-such-link"}); err == nil || !strings.Contains(err.Error(), "no-such-link") {
+	if _, _, err := mtusOf([]string{"no-such-link"}); err == nil || !strings.Contains(err.Error(), "no-such-link") {
 		t.Errorf("got %v, want an error that names the interface", err)
 	}
 }

@@ -34,8 +34,12 @@ func Inspect(cfg config.Config) ([]routes.Finding, error) {
 	}
 	out = append(out, routes.Inspect(rc, live, plan)...)
 	slices.Sort(interfaces)
-	for _, name := range slices.Compact(interfaces) {
+	interfaces = slices.Compact(interfaces)
+	for _, name := range interfaces {
 		out = append(out, inspectInterface(name, cfg.TUN.MTU)...)
+	}
+	if _, small, err := mtusOf(interfaces); err == nil { // or it is said that one isn't there
+		out = append(out, smallMTUs(small, plan)...)
 	}
 	out = append(out, inspectTUN(cfg)...)
 	if f, ok := inspectStateDir(cfg.StateDir); ok {
@@ -59,12 +63,7 @@ func inspectInterface(name string, tunMTU int) (out []routes.Finding) {
 	if err != nil {
 		return []routes.Finding{{What: "interface", Fatal: true, Text: fmt.Sprintf("interface %s: %v", name, err), Remedy: "name one that exists, or use auto"}}
 	}
-	switch {
-	case link.MTU < proxy.MinMTU:
-		out = append(out, routes.Finding{What: "mtu", Fatal: true,
-			Text:   fmt.Sprintf("interface %s has an MTU of %d: levee needs %d or more, IPv6's least", name, link.MTU, proxy.MinMTU),
-			Remedy: fmt.Sprintf("ip link set dev %s mtu %d", name, unknownMTU)})
-	case tunMTU != 0 && tunMTU < min(link.MTU, proxy.MaxMTU):
+	if tunMTU != 0 && tunMTU < min(link.MTU, proxy.MaxMTU) {
 		out = append(out, routes.Finding{What: "mtu",
 			Text:   fmt.Sprintf("tun.mtu %d is below the %d of interface %s: larger packets are fragmented, or refused", tunMTU, link.MTU, name),
 			Remedy: "set tun.mtu to auto"})

@@ -27,6 +27,8 @@ type Layout struct {
 	sources sources
 	// Routes is nil if the operator does the routing.
 	Routes *routes.Plan
+	// warnings are what is not as it should be, and no reason not to go on.
+	warnings []string
 	// live is what Routes was planned from; a layout in force has none.
 	live routes.Live
 }
@@ -71,9 +73,15 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 		absent := func(name string) bool { return slices.Contains(gone, name) }
 		clients, servers = slices.DeleteFunc(l.Routes.ClientInterfaces(), absent), slices.DeleteFunc(l.Routes.ServerInterfaces(), absent)
 	}
-	mtus, err := mtusOf(slices.Concat(clients, servers))
+	mtus, small, err := mtusOf(slices.Concat(clients, servers))
 	if err != nil {
 		return nil, err
+	}
+	for _, f := range smallMTUs(small, l.Routes) {
+		if f.Fatal {
+			return nil, fmt.Errorf("%s", f.Text)
+		}
+		l.warnings = append(l.warnings, f.Text+": "+f.Remedy)
 	}
 	if l.sources, err = sourcesOf(clients, servers, cfg.Services); err != nil {
 		return nil, err
@@ -82,20 +90,44 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 	return l, nil
 }
 
-// mtusOf returns the MTU of each interface in bytes, none of them below what the proxy works with.
-func mtusOf(interfaces []string) ([]int, error) {
-	var mtus []int
+// mtusOf returns the MTU of each interface in bytes, but for those below what the proxy works with.
+func mtusOf(interfaces []string) (mtus []int, small []net.Interface, err error) {
 	for _, name := range interfaces {
 		link, err := net.InterfaceByName(name)
 		if err != nil {
-			return nil, fmt.Errorf("read the MTU of interface %s: %w: name one that exists", name, err)
+			return nil, nil, fmt.Errorf("read the MTU of interface %s: %w: name one that exists", name, err)
 		}
 		if link.MTU < proxy.MinMTU {
-			return nil, fmt.Errorf("interface %s has an MTU of %d: levee needs %d or more, IPv6's least", name, link.MTU, proxy.MinMTU)
+			small = append(small, *link)
+			continue
 		}
 		mtus = append(mtus, min(link.MTU, proxy.MaxMTU))
 	}
-	return mtus, nil
+	return mtus, small, nil
+}
+
+// smallMTUs says of each interface whose MTU is too small what comes of it. One that levee can spare, as an unrelated tunnel, must not keep it from
+// starting: it is among the client interfaces still, so that nothing that comes in there gets around levee, but segments are not sized for it.
+func smallMTUs(links []net.Interface, plan *routes.Plan) (out []routes.Finding) {
+	var names []string
+	for _, link := range links {
+		names = append(names, link.Name)
+	}
+	for i, link := range links {
+		if slices.Contains(names[:i], link.Name) { // it is on both sides
+			continue
+		}
+		f := routes.Finding{What: "mtu", Fatal: true,
+			Text:   fmt.Sprintf("interface %s has an MTU of %d: levee needs %d or more, IPv6's least", link.Name, link.MTU, proxy.MinMTU),
+			Remedy: fmt.Sprintf("ip link set dev %s mtu %d", link.Name, unknownMTU)}
+		if plan != nil && plan.Spares(link.Name, names) {
+			f.Fatal, f.Remedy = false, plan.Without(names)
+			f.Text = fmt.Sprintf("interface %s has an MTU of %d, and levee reckons with %d or more: clients behind it depend on path MTU discovery",
+				link.Name, link.MTU, proxy.MinMTU)
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // chooseMTU returns the MTU of the TUN and the smallest of the path. Unless the operator has set it, the TUN's is the

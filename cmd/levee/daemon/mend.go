@@ -205,6 +205,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 	for _, name := range diff.MissingInterfaces {
 		problems = append(problems, fmt.Sprintf("interface %s does not exist any more", name))
 	}
+	problems = append(problems, next.warnings...)
 	return problems, failed, false
 }
 
