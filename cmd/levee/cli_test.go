@@ -111,6 +111,12 @@ func TestBrokenFileAndStatus(t *testing.T) {
 	if code, _, stderr := levee("status", "-c", file); code != 1 || stderr != "levee: no daemon on "+state+"/control.sock: is levee running?\n" {
 		t.Errorf("another key is broken: %d %q", code, stderr)
 	}
+	file = writeConfig(t, "state_dir: "+state+"\n"+web+"\ngarbage: [\n")
+	for _, verb := range []string{"status", "servers", "reload"} {
+		if code, _, stderr := levee(verb, "-c", file); code != 1 || !strings.HasSuffix(stderr, "no daemon on "+state+"/control.sock: is levee running?\n") {
+			t.Errorf("%s of a file that is no YAML: %d %q", verb, code, stderr)
+		}
+	}
 	file = writeConfig(t, "state_dir: [x]\n"+web)
 	if code, _, stderr := levee("status", "-c", file); code != 1 || stderr != "levee: "+file+": state_dir: a list where one value is due\n" {
 		t.Errorf("state_dir itself is broken: %d %q", code, stderr)

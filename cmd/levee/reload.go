@@ -18,7 +18,7 @@ func newReload(file *string) *cobra.Command {
 	}
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		// A file that can't be read at all doesn't lead to the daemon, and would be refused there.
+		// A file that doesn't lead to the daemon would be refused there.
 		client, err := daemonOf(*file)
 		if err != nil {
 			return fmt.Errorf("nothing is changed: %w", err)

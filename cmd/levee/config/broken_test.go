@@ -24,8 +24,13 @@ var broken = []struct {
 }{
 	// The file as a whole.
 	{"empty", "", []string{`FILE: services: there are none, so nothing would be protected: add one with a name and prefixes`}},
-	{"no YAML", "tun: [", []string{`FILE: not valid YAML: line 1: did not find expected node content`}},
-	{"tab", "tun:\n\tname: x\n", []string{`FILE: not valid YAML: line 2: found character that cannot start any token`}},
+	{"no YAML", "tun: [", []string{`FILE: not valid YAML: line 1, "tun: [": did not find expected node content: levee.example.yaml shows how it is written`}},
+	{"tab", "tun:\n\tname: x\n", []string{`FILE: not valid YAML: line 2, "name: x": found character that cannot start any token: indent with spaces, not with tabs`}},
+	{"elements behind an empty list", "tun: {}\nservices: [] # none\n\n# these\n  - name: web\n    prefixes: [192.0.2.0/24]\n", []string{
+		`FILE: not valid YAML: line 5, "- name: web": did not find expected key: take the [] out of line 2, whose elements follow`}},
+	{"indented by one too few", "services:\n  - name: web\n   prefixes: [192.0.2.0/24]\n", []string{
+		`FILE: not valid YAML: line 3, "prefixes: [192.0.2.0/24]": did not find expected '-' indicator: levee.example.yaml shows how it is written`}},
+	{"no YAML, and long", strings.Repeat("# padding\n", maxFaultBytes/10) + "tun: [", []string{`FILE: not valid YAML: line 1639: did not find expected node content`}},
 	{"duplicate key", "tun: {name: a, name: b}\n" + minimal, []string{`FILE: not a valid configuration: line 1: mapping key "name" already defined at line 1`}},
 	{"duplicate section", "tun: {}\n" + minimal + "\ntun: {}\n", []string{`FILE: not a valid configuration: line 3: mapping key "tun" already defined at line 1`}},
 	{"second document", minimal + "\n---\ntun: {}\n", []string{`FILE: not valid YAML: a second document after ---: put everything into one`}},
@@ -247,7 +252,7 @@ func TestBrokenIsUsable(t *testing.T) {
 	}
 }
 
-func TestLost(t *testing.T) {
+func TestLostStateDir(t *testing.T) {
 	for _, tt := range []struct {
 		name, text string
 		want       bool
@@ -256,12 +261,28 @@ func TestLost(t *testing.T) {
 		{"a key of a similar name", "state_dirs: /tmp\n" + minimal, false},
 		{"the key", "state_dir: tmp\n" + minimal, true},
 		{"its shape", "state_dir: [/tmp]\n" + minimal, true},
-		{"the file", "state_dir: /tmp\nx", true},
+		{"the file", "state_dir: /tmp\nx", false},
+		{"the file, which doesn't name it", minimal + "\ngarbage: [", false},
+		{"the file, with the key twice", "state_dir: /tmp\nstate_dir: /var\n" + minimal, true},
+		{"the file, with the key in braces", "{state_dir: /tmp, services: [}", true},
+		{"the file, with the key broken", "state_dir: [\n" + minimal, true},
 	} {
 		var problems Problems
-		if _, err := Load(write(t, tt.text)); !errors.As(err, &problems) || problems.Lost("state_dir") != tt.want {
+		if _, err := Load(write(t, tt.text)); !errors.As(err, &problems) || problems.LostStateDir() != tt.want {
 			t.Errorf("%s: %v, want %v of %v", tt.name, !tt.want, tt.want, err)
 		}
+	}
+}
+
+// A slip in the YAML doesn't hide where the daemon is.
+func TestStateDirOfNoYAML(t *testing.T) {
+	file := write(t, "# state_dir: no\nstate_dir: /tmp/x # here\n"+minimal+"\ngarbage: [")
+	if cfg, err := Load(file); err == nil || cfg.StateDir != "/tmp/x" {
+		t.Errorf("%s, %v", cfg.StateDir, err)
+	}
+	t.Setenv("LEVEE_STATE_DIR", "/tmp/y")
+	if cfg, err := Load(file); err == nil || cfg.StateDir != "/tmp/y" {
+		t.Errorf("%s, %v", cfg.StateDir, err)
 	}
 }
 

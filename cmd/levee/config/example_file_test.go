@@ -6,6 +6,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -121,5 +122,24 @@ func TestExampleFileNamesItsBounds(t *testing.T) {
 		if !regexp.MustCompile(regexp.QuoteMeta(want)).Match(data) {
 			t.Errorf("the example doesn't say %q", want)
 		}
+	}
+}
+
+// The natural edit of what the package installs is to take the # away.
+func TestInstalledFile(t *testing.T) {
+	data, err := os.ReadFile("../package/debian/postinst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "<<'YAML'\n")
+	installed, _, found := strings.Cut(rest, "YAML\n")
+	if !found {
+		t.Fatal("postinst writes no YAML")
+	}
+	if _, err := Load(write(t, installed)); err == nil || !strings.HasSuffix(err.Error(), ": services: there are none, so nothing would be protected: add one with a name and prefixes") {
+		t.Errorf("as installed: %v", err)
+	}
+	if cfg, err := Load(write(t, strings.ReplaceAll(installed, "\n#  ", "\n  "))); err != nil || len(cfg.Services) != 1 {
+		t.Errorf("with its example: %+v, %v", cfg.Services, err)
 	}
 }

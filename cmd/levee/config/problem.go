@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,8 @@ type Problem struct {
 	Text string `json:"text"`
 	// cause is what opening the file returned, if that was the problem.
 	cause error
+	// stateDir says that it is known what the file says of state_dir, although the file as a whole is no YAML.
+	stateDir bool
 }
 
 // Error is one line: source, key and text.
@@ -42,16 +45,16 @@ func (ps Problems) Is(target error) bool {
 	return target == fs.ErrNotExist && len(ps) == 1 && ps[0].cause == fs.ErrNotExist
 }
 
-// Lost says whether the value of key, or all of the file, is among what is wrong, so that the Config
-// has the default instead of what was meant.
-func (ps Problems) Lost(key string) bool {
-	return ps.concern("") || ps.concern(key)
+// LostStateDir says whether the value of state_dir is among what is wrong, so that the Config has the default instead of what was meant.
+func (ps Problems) LostStateDir() bool {
+	whole := slices.ContainsFunc(ps, func(p Problem) bool { return p.Key == "" && !p.stateDir })
+	return whole || ps.concern("state_dir")
 }
 
 // concern says whether a problem is with key or with what lies in it.
 func (ps Problems) concern(key string) bool {
 	for _, p := range ps {
-		if rest, ok := strings.CutPrefix(p.Key, key); ok && (rest == "" || key != "" && (rest[0] == '[' || rest[0] == '.')) {
+		if rest, ok := strings.CutPrefix(p.Key, key); ok && (rest == "" || rest[0] == '[' || rest[0] == '.') {
 			return true
 		}
 	}

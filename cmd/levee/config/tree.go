@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole.
+// readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole; then the tree has no more than state_dir, if that can be told.
 func readTree(path string) (map[string]any, *Problem) {
 	data, err := readFile(path)
 	if err != nil {
@@ -27,7 +27,8 @@ func readTree(path string) (map[string]any, *Problem) {
 	}
 	tree, err := parseTree(data)
 	if err != nil {
-		return nil, &Problem{Source: path, Text: yamlText(err)}
+		tree, known := salvage(data)
+		return tree, &Problem{Source: path, Text: yamlText(data, err), stateDir: known}
 	}
 	return tree, nil
 }
@@ -95,7 +96,7 @@ func parseTree(data []byte) (map[string]any, error) {
 }
 
 // yamlText makes one line of an error of the parser, which has one for each duplicate key.
-func yamlText(err error) string {
+func yamlText(data []byte, err error) string {
 	var te *yaml.TypeError
 	if errors.As(err, &te) {
 		return "not a valid configuration: " + strings.Join(te.Errors, "; ")
@@ -103,6 +104,5 @@ func yamlText(err error) string {
 	if errors.Is(err, errNoSections) {
 		return "not a valid configuration: " + err.Error()
 	}
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	return "not valid YAML: " + strings.Join(strings.Fields(text), " ")
+	return faultText(data, err)
 }
