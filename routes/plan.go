@@ -1,6 +1,7 @@
 package routes
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -45,7 +46,22 @@ func NewPlan(cfg Config, live Live) (*Plan, error) {
 }
 
 // NewPlanAlongside is NewPlan for what is in force already, or to be compared: what is in the plan's way is no error, but Diff shows it.
-func NewPlanAlongside(cfg Config, live Live) (*Plan, error) {
+func NewPlanAlongside(cfg Config, live Live) (*Plan, error) { return planFor(cfg, live, resolve) }
+
+// NewPlanResumed is NewPlanAlongside after a crash, where today's routes and interfaces would not do for a plan: the interfaces are those of the rules that
+// an earlier levee has left, whatever has become of them since. It is an error if there are none.
+func NewPlanResumed(cfg Config, live Live) (*Plan, error) {
+	return planFor(cfg, live, func(cfg *Config, _ []netip.Prefix, live *Live) (sides, error) {
+		s := inForce(cfg, live)
+		if len(s.clients) == 0 || len(s.servers) == 0 {
+			return s, errors.New("there are no rules of an earlier levee")
+		}
+		return s, nil
+	})
+}
+
+// planFor is NewPlanAlongside with a way to find the interfaces of both sides.
+func planFor(cfg Config, live Live, resolve func(*Config, []netip.Prefix, *Live) (sides, error)) (*Plan, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}

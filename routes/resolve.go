@@ -80,6 +80,28 @@ func resolve(cfg *Config, prefixes []netip.Prefix, live *Live) (sides, error) {
 	return s, err
 }
 
+// inForce finds the interfaces of both sides in levee's rules.
+func inForce(cfg *Config, live *Live) (s sides) {
+	for _, r := range live.Rules {
+		side := &s.clients
+		switch {
+		case !r.Own():
+			continue
+		case r.Priority == cfg.Priority+fromClients:
+		case r.Priority == cfg.Priority+fromServers:
+			side = &s.servers
+		default:
+			continue
+		}
+		if !slices.Contains(*side, r.Iif) {
+			*side = append(*side, r.Iif)
+		}
+	}
+	slices.Sort(s.clients)
+	slices.Sort(s.servers)
+	return s
+}
+
 // noInterfaceError is about a name in the configuration.
 type noInterfaceError struct{ key, name string }
 

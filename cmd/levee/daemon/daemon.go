@@ -16,6 +16,7 @@ import (
 	"levee/proxy"
 	"levee/proxy/cookie"
 	"levee/proxy/servers"
+	"levee/routes"
 	"levee/tunnel"
 )
 
@@ -31,9 +32,11 @@ type daemon struct {
 	notUpgraded string
 
 	layout *Layout
-	secret cookie.Secret
-	device *tunnel.Device
-	proxy  *proxy.Proxy
+	// resumed: the layout is that of the process before, as far as its rules tell.
+	resumed bool
+	secret  cookie.Secret
+	device  *tunnel.Device
+	proxy   *proxy.Proxy
 	// workers are in the order of the TUN's queues.
 	workers []*proxy.Worker
 	// flowState is where the flows are; nil if they are in memory only, for the reason in notKept.
@@ -163,9 +166,19 @@ func (d *daemon) claim() error {
 	return nil
 }
 
+// openLayout finds where everything goes. After a crash this machine may be one on which levee would not begin, as a link is down: what the process before
+// went on with is good enough to go on with, and its rules say what that is.
 func (d *daemon) openLayout() (err error) {
-	d.layout, err = NewLayout(d.cfg)
-	return err
+	if d.layout, err = NewLayout(d.cfg); err == nil {
+		return nil
+	}
+	resumed, none := newLayout(d.cfg, former{resumed: true}, routes.NewPlanResumed)
+	if none != nil {
+		return err
+	}
+	d.log.Warn("going on with the rules of the process before, as others can't be planned", "error", err)
+	d.layout, d.resumed = resumed, true
+	return nil
 }
 
 func (d *daemon) loadSecret() (err error) {
@@ -252,8 +265,16 @@ func (d *daemon) route() error {
 			d.log.Warn("left as it is", "what", line)
 		}
 	}
-	err := plan.Apply()
+	apply := plan.Apply
+	if d.resumed {
+		apply = plan.Update // next to what may be in its way
+	}
+	err := apply()
 	report()
+	if err != nil && d.resumed {
+		d.log.Error("the rules and routes of the process before could not be repaired: trying on", "error", err)
+		err = nil
+	}
 	if err != nil {
 		return err
 	}

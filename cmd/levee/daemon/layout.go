@@ -45,6 +45,8 @@ func NewLayoutAlongside(cfg config.Config) (*Layout, error) {
 type former struct {
 	prefixes         []netip.Prefix
 	clients, servers []string
+	// resumed: its interfaces do, whatever their MTU is by now.
+	resumed bool
 }
 
 // newLayout is NewLayout with what stays of an earlier one, and a way to plan.
@@ -78,7 +80,7 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 		return nil, err
 	}
 	for _, f := range smallMTUs(small, l.Routes) {
-		if f.Fatal {
+		if f.Fatal && !was.resumed {
 			return nil, fmt.Errorf("%s", f.Text)
 		}
 		l.warnings = append(l.warnings, f.Text+": "+f.Remedy)

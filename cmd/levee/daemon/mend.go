@@ -49,7 +49,7 @@ func (d *daemon) mend() error {
 	d.background("repairs", func(ctx context.Context) {
 		poll := time.NewTicker(mendAgain)
 		defer poll.Stop()
-		m := mender{managed: managed}
+		m := mender{managed: managed, failed: d.resumed}
 		for {
 			changed := false
 			select {
