@@ -107,6 +107,7 @@ type Service struct {
 	ClosedPorts ClosedPorts
 	// BypassRate is how many SYNs a second may go to the servers as they are, because they carry TCP-MD5, TCP-AO or an
 	// MPTCP join and can't be proxied, or an MSS smaller than a cookie can say (cookie.RoundMSS); as many may come at once. 0 lets none through.
+	// Those whose clients don't answer stay half-open at the servers for a second, and longer if they are few.
 	BypassRate int
 	// EarlyData is how many bytes a client may send before its server has answered, 0 to MaxEarlyData. They are held until then. 0
 	// makes clients wait for a window of the server's.

@@ -47,6 +47,15 @@ func belowCookie(p *stack.Packet) bool {
 // mayBypass says whether one more SYN may go to a server as it is.
 func (s *service) mayBypass(now instant) bool { return s.state.bypassed.take(now.since, s.BypassRate) }
 
+// patience is in how many seconds servers may repeat as many SYN-ACKs to clients whose SYNs passed within BypassRate as such SYNs pass in one.
+const patience = 30
+
+// spares says whether one more of those handshakes may go on, whose SYN-ACK the server repeats: some clients have a slow path, or have lost their
+// acknowledgement, but where there are many of them most are forged.
+func (s *service) spares(now instant) bool {
+	return s.state.spared.take(now.since/patience, s.BypassRate)
+}
+
 // direct forwards a SYN and tracks its connection. It is counted as passed for this reason, if any.
 func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 	p := &w.pkt
@@ -75,6 +84,7 @@ func (w *Worker) direct(svc *service, frame []byte, why PassReason) {
 		*f = flow{key: f.key, state: f.state, service: svc.state.index, created: w.now.since, flags: direct, clientISN: p.Seq, wscale: p.Options.WScale}
 		f.set(clientLow, srcLow)
 		f.set(signed, p.Options.Signed)
+		f.set(bypassed, why == PassBypass)
 		c := &f.half[client]
 		c.end, c.window, c.maxWindow = p.End(), p.Window, uint32(p.Window) // with TCP Fast Open a SYN has data, which may be acknowledged
 		w.enter(s, slot, evHandshake)
@@ -185,20 +195,24 @@ func (w *Worker) waiting(f *flow) {
 	}
 }
 
-// freesServer ends a handshake whose SYN passed before its destination was engaged, and whose client has not answered the server, which now sends its
-// SYN-ACK again. It says whether that is so. The handshake is one of the flood: it would take the place of others in the server's queue for another minute. The
-// client whose acknowledgement was lost, and that waits for the server to speak, is one in very many.
+// freesServer ends a handshake that the server, which now sends its SYN-ACK again, should not have to wait for: one whose SYN passed before its destination
+// was engaged, or within BypassRate where every other SYN gets a cookie, and whose client has not answered. It says whether that is so. The
+// handshake is one of a flood, or as good as that: it would take the place of others in the server's queue for another minute. The client whose
+// acknowledgement was lost, and that waits for the server to speak, is one in very many.
 func (w *Worker) freesServer(s *stripe, slot uint32) bool {
 	p, f := &w.pkt, &s.flows[slot]
 	svc := w.policy.find(&p.Src, p.SrcPort)
-	if svc == nil || svc.Mode != ModeAuto || !f.has(opened) || p.Ack != f.clientISN+1 || w.now.since-f.created < repeatTime || svc.lists.of(&p.Dst) == allowed {
+	if svc == nil || !f.has(opened) || p.Ack != f.clientISN+1 || w.now.since-f.created < repeatTime || svc.lists.of(&p.Dst) == allowed {
 		return false
 	}
 	to := flood.Destination{Addr: p.Src, Port: p.SrcPort}
-	if !w.proxy.floods.Engaged(svc.state.watch, &to) {
+	switch {
+	case svc.Mode == ModeAuto && w.proxy.floods.Engaged(svc.state.watch, &to):
+		w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key))
+	case svc.Mode == ModeAlways && f.has(bypassed) && !svc.spares(w.now):
+	default:
 		return false
 	}
-	w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key))
 	w.count(svc).halfOpenReset.inc()
 	w.resetServer(f)
 	w.enter(s, slot, evRST)

@@ -43,6 +43,8 @@ const (
 	// outbound: whoever accepted this direct flow was no protected server then, so one had opened it. Such a flow has no use for sack. Flow files of
 	// versions that didn't know of it have none, which is no mistake: those flows go on to count for their servers until they end.
 	outbound = sack
+	// bypassed: the SYN of this direct flow passed within its service's BypassRate. Such a flow has no use for ecn.
+	bypassed = ecn
 )
 
 // flow is everything levee knows of one connection: one record for both directions, without pointers, so that

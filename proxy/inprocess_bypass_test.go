@@ -314,3 +314,67 @@ func TestUnansweredOptions(t *testing.T) {
 		})
 	}
 }
+
+// What passes within the bypass rate doesn't fill the server's queue for a minute, if its clients don't answer. A few may be slow.
+func TestBypassFreesServer(t *testing.T) {
+	forVariants(t, false, func(t *testing.T, v variant) {
+		const rate, seconds = 10, 30
+		cfg := v.config()
+		cfg.Proxy.Services[0].BypassRate = rate
+		s := newSession(t, v, cfg)
+		waiting, ended, atOnce := map[uint16]bool{}, 0, 0
+		s.Hooks[proxytest.FromServer] = append(s.Hooks[proxytest.FromServer], func(p *proxytest.Packet) proxytest.Fate {
+			if p.Is(synAck) {
+				waiting[p.TCP.DstPort] = true
+				atOnce = max(atOnce, len(waiting))
+			}
+			return proxytest.Fate{}
+		})
+		s.Hooks[proxytest.ToServer] = append(s.Hooks[proxytest.ToServer], func(p *proxytest.Packet) proxytest.Fate {
+			if p.Is(rst) {
+				ended++
+			}
+			if !p.Is(syn) {
+				delete(waiting, p.TCP.SrcPort)
+			}
+			return proxytest.Fate{}
+		})
+		slow := newRawClient(s)
+		tiny := func(p *proxytest.Peer, port uint16) {
+			first := p.Segment(port, v.serverAddr(), slow.isn, 0)
+			first.MSS = 500
+			p.Send(&first, nil)
+		}
+		for i := range uint16(5) { // whose answers take two seconds, and meet two of the server's SYN-ACKs
+			slow.port = clientPort + i
+			tiny(slow.Peer, slow.port)
+			s.Until("SYN-ACK", soon, func() bool { return len(slow.Inbox) > 0 })
+			slow.cookie = slow.Take()[0].TCP.Seq
+			s.Advance(2 * time.Second)
+			slow.acknowledge()
+			s.Until("accepted", soon, func() bool { return len(s.servers) == int(i)+1 })
+			slow.Take()
+		}
+		if ended != 0 {
+			t.Errorf("%d handshakes of slow clients were ended", ended)
+		}
+		clear(waiting)
+		bad := newForger(s)
+		for range seconds * 10 * rate {
+			bad.port++
+			tiny(bad.Peer, bad.port)
+			s.Advance(time.Second / (10 * rate))
+			bad.Take()
+		}
+		// Those of the latest second, and at first as many from before.
+		if passed := s.Proxy.Snapshot().Passed[proxy.PassBypass]; passed < seconds*rate || atOnce > 3*rate || len(waiting) > 3*rate/2 {
+			t.Errorf("of %d SYNs that passed the server waits for %d, at most for %d", passed, len(waiting), atOnce)
+		}
+		if n := int(s.service().HalfOpenReset); n != ended || n < (seconds-4)*rate {
+			t.Errorf("%d handshakes were ended, by %d resets", n, ended)
+		}
+		s.dial()
+		s.Until("an ordinary client", soon, func() bool { return s.client.Established() })
+		wantDrops(t, s.Network, nil)
+	})
+}

@@ -84,6 +84,8 @@ type serviceState struct {
 	gate cookie.Gate
 	// bypassed bounds the SYNs that go to the servers as they are.
 	bypassed bucket
+	// spared bounds those of them that stay half-open there, for their servers to repeat their SYN-ACKs.
+	spared bucket
 	// serverWindow is about the smallest window, in bytes, with which its servers begin: for those of which nothing is known.
 	serverWindow atomic.Uint32
 	// watch is what is known of floods.

@@ -60,8 +60,8 @@ type ServiceSnapshot struct {
 	UnknownReset, Adopted uint64
 	// SynPassed counts SYNs that went to the server as they were, because there was no flood or it was only monitored.
 	SynPassed uint64
-	// HalfOpenReset counts handshakes that levee ended at the server, because their SYN passed before a flood was noticed and the client has not
-	// answered for a second.
+	// HalfOpenReset counts handshakes that levee ended at the server, because their SYN passed before a flood was noticed, or within BypassRate
+	// like too many others, and the client has not answered for a second.
 	HalfOpenReset uint64
 	// WouldAnswer counts SYNs that would have been answered with a cookie, had the service not only been monitored; WouldDrop
 	// packets that would have been dropped, segments of no flow only unless they had a cookie.

@@ -98,7 +98,8 @@ type Service struct {
 	Adopted       uint64 `json:"adopted"`
 	// SynPassed counts SYNs that went to the server as they were, in the modes auto and monitor.
 	SynPassed uint64 `json:"syn_passed"`
-	// HalfOpenReset counts handshakes of a flood that had passed before it was noticed, and were then ended at the server.
+	// HalfOpenReset counts handshakes that had passed, before a flood was noticed or within bypass_rate, and were ended at the server because nobody
+	// answered it.
 	HalfOpenReset uint64 `json:"half_open_reset"`
 	Flows         int    `json:"flows"`
 	// Engagement is null unless floods are looked for.

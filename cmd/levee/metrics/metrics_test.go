@@ -113,7 +113,7 @@ func TestLint(t *testing.T) {
 
 func TestValues(t *testing.T) {
 	const want = `
-# HELP levee_half_open_resets_total Handshakes of a flood that had passed before it was noticed, and were then ended at the server, in the mode auto.
+# HELP levee_half_open_resets_total Handshakes that had passed, before a flood was noticed or within bypass_rate, and were ended at the server because nobody answered it.
 # TYPE levee_half_open_resets_total counter
 levee_half_open_resets_total{service="ssh"} 0
 levee_half_open_resets_total{service="web"} 36

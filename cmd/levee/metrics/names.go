@@ -43,7 +43,7 @@ var (
 	adopted       = desc("adopted_total", "Connections from before the start, or let pass without a handshake, that are tracked since.", "service")
 	serviceFlows  = desc("service_flows", "Flows in the table, those only remembered not counted.", "service")
 
-	halfOpenReset = desc("half_open_resets_total", "Handshakes of a flood that had passed before it was noticed, and were then ended at the server, in the mode auto.", "service")
+	halfOpenReset = desc("half_open_resets_total", "Handshakes that had passed, before a flood was noticed or within bypass_rate, and were ended at the server because nobody answered it.", "service")
 	synPassed     = desc("syn_passed_total", "SYNs that went to the server as they were, in the modes auto and monitor.", "service")
 	engaged       = desc("engaged", "A 1 while the service has its SYNs answered with cookies because of a flood, or would have in mode monitor, else a 0; only of the modes auto and monitor.", "service")
 	engagedHow    = desc("engaged_destinations", "Addresses and ports of servers that are engaged on their own.", "service")
