@@ -34,6 +34,22 @@ func leftOver(name string) (bool, error) {
 	return true, nil
 }
 
+// Abandoned returns the interfaces that earlier processes have made, and that nobody has open, by name, but for the one that is called own.
+func Abandoned(own string) (names []string, err error) {
+	links, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, link := range links {
+		a := link.Attrs()
+		tun, ok := link.(*netlink.Tuntap)
+		if ok && a.Alias == alias && a.Name != own && tun.Mode == netlink.TUNTAP_MODE_TUN && tun.Queues+tun.DisabledQueues == 0 {
+			names = append(names, a.Name)
+		}
+	}
+	return names, nil
+}
+
 // persist makes the interface of a queue's descriptor outlive its queues.
 func (d *Device) persist(fd int) error {
 	if err := netlink.LinkSetAlias(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: d.index}}, alias); err != nil {

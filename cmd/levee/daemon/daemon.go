@@ -100,7 +100,7 @@ func Run(ctx context.Context, cfg config.Config, reloading Reloading, version st
 
 func (d *daemon) run(ctx context.Context) error {
 	for _, step := range []func() error{
-		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.openServers, d.openFlows, d.openProxy, d.keepRemoved, d.logFloods, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
+		checkPrivilege, d.claim, d.keepCrash, d.openLayout, d.loadSecret, d.openTUN, d.reportLeft, d.openServers, d.openFlows, d.openProxy, d.keepRemoved, d.logFloods, d.watchWorkers, d.watchTrend, d.listenControl, d.listenMetrics, d.route, d.mend, d.listenUpgrade,
 		d.allowReloads, d.allowDrains,
 	} {
 		// Who is asked to stop meanwhile goes on until all is up: only then is there everything to take back what an earlier process has left.
