@@ -43,7 +43,7 @@ func newRun(file *string) *cobra.Command {
 			}
 			var level slog.LevelVar
 			level.Set(cfg.Log.Level)
-			log := newLogger(&level, cfg.Log.JSON, cmd.ErrOrStderr())
+			log := newLogger(&level, cfg.Log.JSON, logTo(cmd.ErrOrStderr()))
 			// Whoever reads the log may go away; that must not end the protection.
 			signal.Ignore(syscall.SIGPIPE)
 			ctx, reload, stop := onSignals(cmd.Context(), signals, log, os.Exit)
