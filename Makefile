@@ -22,7 +22,7 @@ build:
 # The manual pages of levee and its verbs, in bin/man: man -l bin/man/levee.8.
 man: build
 	mkdir -p bin/man
-	bin/levee man bin/man
+	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct 2>/dev/null)" bin/levee man bin/man
 
 # A Debian package in PACKAGES, with the list of what it is built from. The same source makes the same bytes.
 PACKAGES ?= bin

@@ -32,7 +32,7 @@ func newCapture(file *string) *cobra.Command {
 			"Wireshark and tshark show and filter by (frame.comment). It ends after 10000 packets, a minute, or when interrupted.\n" +
 			"As for observe, what is too much for it is counted and left out. Checksums that the kernel has left to the network\n" +
 			"card look wrong in it.",
-		Example: "  levee capture --verdict drop -w drops.pcapng\n  levee capture --reason cookie_invalid -w - | tshark -r - -T fields -e ip.src -e frame.comment",
+		Example: "  levee capture --verdict drop -w drops.pcapng\n  levee capture --reason cookie_invalid -w - |\n      tshark -r - -T fields -e ip.src -e frame.comment",
 	}
 	w := control.Watch{Bytes: true}
 	addWatch(cmd, file, &w, defaultCaptureRate)

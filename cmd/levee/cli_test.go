@@ -29,7 +29,7 @@ func TestCommandLine(t *testing.T) {
 	gone := filepath.Join(t.TempDir(), "gone.yaml")
 	state := t.TempDir()
 	idle := writeConfig(t, "state_dir: "+state+"\n"+web)
-	const verbs = "apply, capture, check, cleanup, debug, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
+	const verbs = "apply, capture, check, cleanup, completion, debug, drain, explain, flows, observe, plan, reload, run, servers, status, top, upgrade, version"
 	const states = "opening, open, client_closed, server_closed, time_wait, reset"
 	for _, tt := range []struct {
 		name   string

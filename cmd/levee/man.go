@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +22,7 @@ func newMan() *cobra.Command {
 		Use:   "man FOLDER",
 		Short: "Write the manual pages",
 		Long: "Write a manual page for levee and for each of its verbs into a folder that exists: it is for whoever makes packages. Their\n" +
-			"date is SOURCE_DATE_EPOCH, or that of the source, or the beginning of 1970 if nobody knows it.",
+			"date is SOURCE_DATE_EPOCH, or the beginning of 1970.",
 		Hidden: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -32,34 +31,16 @@ func newMan() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var settings []debug.BuildSetting
-			if info, ok := debug.ReadBuildInfo(); ok {
-				settings = info.Settings
+			seconds := int64(0)
+			if text := os.Getenv("SOURCE_DATE_EPOCH"); text != "" {
+				var err error
+				if seconds, err = strconv.ParseInt(text, 10, 64); err != nil {
+					return fmt.Errorf("SOURCE_DATE_EPOCH %q is no number of seconds", text)
+				}
 			}
-			date, err := manDate(os.Getenv("SOURCE_DATE_EPOCH"), settings)
-			if err != nil {
-				return err
-			}
-			return writeManual(cmd.Root(), args[0], date)
+			return writeManual(cmd.Root(), args[0], time.Unix(seconds, 0).UTC())
 		},
 	}
-}
-
-// manDate is the date of the pages: what the environment says, or when the source was committed that this program is made from.
-func manDate(epoch string, settings []debug.BuildSetting) (time.Time, error) {
-	if epoch != "" {
-		seconds, err := strconv.ParseInt(epoch, 10, 64)
-		if err != nil {
-			return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH %q is no number of seconds", epoch)
-		}
-		return time.Unix(seconds, 0).UTC(), nil
-	}
-	for _, s := range settings {
-		if s.Key == "vcs.time" {
-			return time.Parse(time.RFC3339, s.Value)
-		}
-	}
-	return time.Unix(0, 0).UTC(), nil
 }
 
 // writeManual writes the page of a verb, and those of its own verbs.
@@ -75,10 +56,10 @@ func writeManual(cmd *cobra.Command, dir string, date time.Time) error {
 // manName is levee-flows-list.
 func manName(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
 
-// manVerbs are the verbs of cmd that have pages.
+// manVerbs are the verbs of cmd that have pages: all but completion, whose text is cobra's and tells of other systems.
 func manVerbs(cmd *cobra.Command) (with []*cobra.Command) {
 	for _, c := range cmd.Commands() {
-		if c.IsAvailableCommand() && !c.IsAdditionalHelpTopicCommand() {
+		if c.IsAvailableCommand() && c.Name() != "completion" && !c.IsAdditionalHelpTopicCommand() {
 			with = append(with, c)
 		}
 	}

@@ -4,11 +4,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
@@ -83,23 +81,6 @@ func TestManualRefused(t *testing.T) {
 	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
 	if code, _, stderr := levee("man", t.TempDir()); code != 1 || stderr != "levee: SOURCE_DATE_EPOCH \"yesterday\" is no number of seconds\n" {
 		t.Errorf("no date: %d %q", code, stderr)
-	}
-}
-
-func TestManDate(t *testing.T) {
-	committed := []debug.BuildSetting{{Key: "vcs.revision", Value: "8b8519f"}, {Key: "vcs.time", Value: "2026-11-30T13:55:54Z"}}
-	for _, c := range []struct {
-		epoch    string
-		settings []debug.BuildSetting
-		want     string
-	}{
-		{"1700000000", committed, "2023-11-14"},
-		{"", committed, "2026-11-30"},
-		{"", nil, "1970-01-01"},
-	} {
-		if got, err := manDate(c.epoch, c.settings); err != nil || got.Format(time.DateOnly) != c.want {
-			t.Errorf("SOURCE_DATE_EPOCH %q and %v: %v, %v, want %s", c.epoch, c.settings, got, err, c.want)
-		}
 	}
 }
 

@@ -21,12 +21,11 @@ func execute(args []string, stdout, stderr io.Writer) int {
 // newRoot makes the command tree. It is made anew for each command line: flags keep their values.
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:               "levee",
-		Short:             "A SYN proxy for Linux gateways",
-		SilenceErrors:     true, // exit tells them, in one line
-		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
-		Args:              cobra.ArbitraryArgs, // so that an unknown verb comes here
+		Use:           "levee",
+		Short:         "A SYN proxy for Linux gateways",
+		SilenceErrors: true, // exit tells them, in one line
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs, // so that an unknown verb comes here
 	}
 	root.RunE = func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {

@@ -48,14 +48,14 @@ func writeStatus(w io.Writer, s control.Status) error {
 	}
 	fmt.Fprintf(&b, "levee %s, %s, up %v\n", s.Version, ready, time.Duration(s.UptimeSeconds)*time.Second)
 	if s.Drain != nil {
-		fmt.Fprintf(&b, "%s; new ones go to the servers themselves\n", drainText(*s.Drain))
+		writeWrapped(&b, "", drainText(*s.Drain)+"; new ones go to the servers themselves")
 	}
 	if s.NotUpgraded != "" {
 		writeWrapped(&b, "PROBLEM", "not upgraded: "+s.NotUpgraded)
 	}
 	if !s.Configuration.LastReloadSuccessful {
-		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n       %s\n",
-			s.Configuration.LoadedAt.Format(time.DateTime), clip(s.Configuration.LastError, columns-len("       ")))
+		fmt.Fprintf(&b, "config of %s; the latest reload failed:\n", s.Configuration.LoadedAt.Format(time.DateTime))
+		writeUnder(&b, s.Configuration.LastError)
 	}
 	for _, problem := range s.Kernel.Problems {
 		writeWrapped(&b, "PROBLEM", problem)
@@ -80,7 +80,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 		steering += fmt.Sprintf("; lost to full queues: %s first SYNs, %s repeated, %s others",
 			number(lost[tunnel.FirstSYNs.String()]), number(lost[tunnel.RepeatedSYNs.String()]), number(lost[tunnel.Flows.String()]))
 	}
-	fmt.Fprintf(&b, "       steering %s\n", clip(steering, columns-len("       steering ")))
+	writeUnder(&b, "steering "+steering)
 	if len(s.TUN.Rings) == 0 { // nobody counts by queue; the kernel still counts them all
 		fmt.Fprintf(&b, "       lost to full queues: %d packets\n", s.TUN.TxDrops)
 	}
@@ -94,7 +94,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 	case k.File != "":
 		fmt.Fprintf(&b, "       kept in %s; %d went on from before, %d lost\n", k.File, k.Restored, k.Lost)
 	case k.Why != "":
-		fmt.Fprintf(&b, "       end with the daemon: %s\n", clip(k.Why, columns-len("       end with the daemon: ")))
+		writeUnder(&b, "end with the daemon: "+k.Why)
 	}
 	writeEarly(&b, s)
 	b.WriteByte('\n')
@@ -119,6 +119,14 @@ func writeStatus(w io.Writer, s control.Status) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// writeUnder writes a text under what a line above it says behind its title.
+func writeUnder(b *bytes.Buffer, text string) {
+	const indent = "       "
+	for _, line := range wrap(text, columns-len(indent)) {
+		b.WriteString(indent + line + "\n")
+	}
 }
 
 // writeWatched says of each service of mode auto or monitor from when on it is flooded.

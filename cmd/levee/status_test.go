@@ -100,6 +100,7 @@ passed none
 `},
 		{"everything large", control.Status{
 			Version: "v10.20.30-rc1", UptimeSeconds: 31536000,
+			Drain: &control.Drain{State: control.Draining, Seconds: 7384, TimeoutSeconds: 86400, Connections: 67108864},
 			Configuration: control.Configuration{LoadedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
 				LastError: "/etc/levee/levee.yaml: services[0].ports: \"http\": use numbers, 1 to 65535, or ranges"},
 			Flows:     control.Flows{Open: 67108864, Opening: 6710886, Closing: 671088, Remembered: 67108, Capacity: 67108864, Evicted: 1 << 62},
@@ -114,10 +115,14 @@ passed none
 				Steering: "none: load a BPF program: operation not permitted, which is a long story to tell here"},
 		}, `
 levee v10.20.30-rc1, not ready, up 8760h0m0s
+draining for 2h3m4s: 67108864 connections open, 21h56m56s left; new ones go to
+the servers themselves
 config of 2026-01-02 03:04:05; the latest reload failed:
-       /etc/levee/levee.yaml: services[0].ports: "http": use numbers, 1 to 6553~
+       /etc/levee/levee.yaml: services[0].ports: "http": use numbers, 1 to
+       65535, or ranges
 tun    a23456789012345, 1 queue, offload none
-       steering none: load a BPF program: operation not permitted, which is a l~
+       steering none: load a BPF program: operation not permitted, which is a
+       long story to tell here
        lost to full queues: 18446744073709551615 packets
 flows  67108864 open, 6710886 opening, 671088 closing, 67108 remembered
        of 67108864 at most; 4611686018427387904 forgotten before their time
