@@ -160,3 +160,18 @@ func TestSuspend(t *testing.T) {
 		t.Errorf("%d flows are open, not 2", got)
 	}
 }
+
+// TestIdleTime: ticks are coarser than what a flow's age is counted in, but no flow is idle for longer than it has been there.
+func TestIdleTime(t *testing.T) {
+	r := newRig(t, DefaultOptions())
+	r.now = r.proxy.start.Add(time.Second - time.Millisecond) // the end of a tick
+	r.open()
+	for after := time.Duration(0); after < 2*time.Second; after += time.Millisecond {
+		r.proxy.Flows(r.now.Add(after), func(f FlowInfo) bool {
+			if f.Age != after || f.Idle > f.Age || after-f.Idle >= time.Second/ticksPerSecond {
+				t.Fatalf("after %v it is %v old and idle for %v", after, f.Age, f.Idle)
+			}
+			return true
+		})
+	}
+}

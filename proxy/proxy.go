@@ -186,13 +186,16 @@ func (p *Proxy) info(f *flow, at instant) FlowInfo {
 	if svc := p.policy.Load().of(f.service); svc != nil { // it may be gone by now, and its service
 		name = svc.Name
 	}
+	age := max(at.since-f.created, 0)
+	// Of the tick in which the last packet passed, part was over already.
+	idle := min(time.Duration(at.tick-min(f.lastSeen, at.tick))*time.Second/ticksPerSecond, age)
 	info := FlowInfo{
 		Client: client, Server: server,
 		Service:     name,
 		State:       f.state,
 		Direct:      f.has(direct),
-		Age:         max(at.since-f.created, 0),
-		Idle:        time.Duration(at.tick-min(f.lastSeen, at.tick)) * time.Second / ticksPerSecond,
+		Age:         age,
+		Idle:        idle,
 		ClientBytes: f.half[0].bytes, ServerBytes: f.half[1].bytes,
 	}
 	if f.has(opened) {

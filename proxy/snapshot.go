@@ -96,7 +96,7 @@ type FlowInfo struct {
 	State          State
 	// Direct: the two hosts shook hands with each other; levee only looks on.
 	Direct bool
-	// Age since the client's cookie was accepted, Idle since the last packet.
+	// Age since the client's cookie was accepted, Idle since the last packet, within a quarter of a second.
 	Age, Idle time.Duration
 	// Delta is added to the server's sequence numbers on their way to the client, TSDelta to
 	// its timestamps, once the server has answered.

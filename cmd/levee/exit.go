@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"levee/cmd/levee/control"
 )
 
 // Exit codes.
@@ -32,7 +34,8 @@ func exit(err error, stderr io.Writer) int {
 	}
 	complain(stderr, err)
 	var m misuse
-	if errors.As(err, &m) {
+	var b control.BadRequest
+	if errors.As(err, &m) || errors.As(err, &b) {
 		return exitMisused
 	}
 	return exitFailed

@@ -59,10 +59,10 @@ func parseEnds(args []string) (client, server netip.AddrPort, err error) {
 	}
 	if a, err := netip.ParseAddr(args[1]); err == nil {
 		client = netip.AddrPortFrom(a, someClientPort)
-	} else if client, err = netip.ParseAddrPort(args[1]); err != nil {
+	} else if client, err = netip.ParseAddrPort(args[1]); err != nil || client.Port() == 0 {
 		return client, server, misused("client %q is no address: write 203.0.113.7, 203.0.113.7:40000, 2001:db8::7 or [2001:db8::7]:40000", args[1])
 	}
-	if server, err = netip.ParseAddrPort(args[2]); err != nil {
+	if server, err = netip.ParseAddrPort(args[2]); err != nil || server.Port() == 0 {
 		return client, server, misused("server %q is no address and port: write 192.0.2.10:443 or [2001:db8:1::10]:443", args[2])
 	}
 	return client, server, nil

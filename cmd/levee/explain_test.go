@@ -201,7 +201,7 @@ func TestExplain(t *testing.T) {
 		stderr != "levee: there is no interface \"eth9\": name the one that the client's packets come in by\n" {
 		t.Errorf("%d %s", code, stderr)
 	}
-	if code, _, stderr := g.levee("explain", "tcp", "[2001:db8::1]:1", server.String()); code != 1 || !strings.Contains(stderr, "different families") {
+	if code, _, stderr := g.levee("explain", "tcp", "[2001:db8::1]:1", server.String()); code != 2 || !strings.Contains(stderr, "different families") {
 		t.Errorf("%d %s", code, stderr)
 	}
 	if code, stdout, _ := g.run(g.lab.Gateway.Command(t.Context(), "ip", "rule", "del", "priority", "7301", "iif", g.lab.Clients[0].Link.Gateway.Name,

@@ -71,18 +71,18 @@ func newFlowsList(file *string) *cobra.Command {
 // flowFilter is a filter as flags and arguments.
 type flowFilter struct {
 	control.Filter
-	port uint16
+	port portValue
 }
 
 // addFilter gives a verb the flags that choose flows, and the arguments that choose one.
 func addFilter(cmd *cobra.Command, file *string) *flowFilter {
 	f := &flowFilter{}
 	flags := cmd.Flags()
-	flags.StringVar(&f.Service, "service", "", "only those of the service with this `name`")
-	flags.StringVar(&f.State, "state", "", "only those in this `state`: "+strings.Join(control.States(), ", "))
+	flags.Var((*wordValue)(&f.Service), "service", "only those of the service with this `name`")
+	flags.Var((*wordValue)(&f.State), "state", "only those in this `state`: "+strings.Join(control.States(), ", "))
 	flags.Var((*prefixValue)(&f.Client), "client", "only those that somebody in this `prefix` or at this address has opened")
 	flags.Var((*prefixValue)(&f.Server), "server", "only those to this `prefix` or address")
-	flags.Uint16Var(&f.port, "port", 0, "only those to this `port`")
+	flags.Var(&f.port, "port", "only those to this `port`")
 	completeWords(cmd, "state", control.States())
 	completeServices(cmd, file)
 	completePrefixes(cmd, "server", file)
@@ -125,7 +125,7 @@ func parseTuple(cmd *cobra.Command, args []string) (client, server netip.AddrPor
 // check says what the daemon would not be asked.
 func (f *flowFilter) check() error {
 	if f.port != 0 {
-		f.ServerPort = f.port
+		f.ServerPort = uint16(f.port)
 	}
 	if f.Limit < 0 {
 		return misused("--limit %d: use 1 or more, or 0 for all", f.Limit)

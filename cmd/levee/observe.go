@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"levee/cmd/levee/control"
+	"levee/proxy"
 )
 
 // Bounds of an observation that doesn't follow.
@@ -36,8 +37,8 @@ func newObserve(file *string) *cobra.Command {
 	var w control.Watch
 	addWatch(cmd, file, &w, control.DefaultWatchRate)
 	follow := cmd.Flags().BoolP("follow", "f", false, "go on until interrupted")
-	cmd.Flags().IntVarP(&w.Count, "count", "n", defaultObserveCount, "end after so `many`; with -f never, unless it is given")
-	cmd.Flags().DurationVar(&w.For, "for", defaultObserveFor, "end after this `time`; with -f never, unless it is given")
+	cmd.Flags().IntVarP(&w.Count, "count", "n", defaultObserveCount, "end after so `many`, 0 for never; with -f never, unless it is given")
+	cmd.Flags().DurationVar(&w.For, "for", defaultObserveFor, "end after this `time`, 0 for never; with -f never, unless it is given")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *follow && !cmd.Flags().Changed("count") {
 			w.Count = 0
@@ -57,9 +58,9 @@ func newObserve(file *string) *cobra.Command {
 // addWatch gives a verb the flags that choose decisions.
 func addWatch(cmd *cobra.Command, file *string, w *control.Watch, rate int) {
 	flags := cmd.Flags()
-	flags.StringSliceVar(&w.Verdicts, "verdict", nil, "only these `verdicts`: "+strings.Join(control.VerdictWords(), ", "))
-	flags.StringSliceVar(&w.Reasons, "reason", nil, "only what is dropped or passed for these `reasons`, the words of levee status")
-	flags.StringVar(&w.Service, "service", "", "only what concerns the service with this `name`")
+	flags.Var((*listValue)(&w.Verdicts), "verdict", "only these `verdicts`: "+strings.Join(control.VerdictWords(), ", "))
+	flags.Var((*listValue)(&w.Reasons), "reason", "only what is dropped or passed for these `reasons`, the words of levee status")
+	flags.Var((*wordValue)(&w.Service), "service", "only what concerns the service with this `name`")
 	flags.Var((*prefixValue)(&w.Prefix), "prefix", "only what comes from or goes to this `prefix` or address")
 	flags.IntVar(&w.Rate, "rate", rate, "show at most so `many` a second")
 	completeWords(cmd, "verdict", control.VerdictWords())
@@ -101,8 +102,11 @@ func watch(parent context.Context, file string, w control.Watch, yield func(cont
 	if err := w.Check(); err != nil {
 		return misused("%w", err)
 	}
-	if w.Count < 0 || w.Rate < 1 || w.For < 0 {
-		return misused("--count, --for and --rate: use positive values")
+	if w.Count < 0 || w.For < 0 {
+		return misused("--count and --for: use positive values, or 0 for no end")
+	}
+	if w.Rate < 1 || w.Rate > proxy.MaxObserveRate {
+		return misused("--rate %d: use 1 to %d", w.Rate, proxy.MaxObserveRate)
 	}
 	client, err := daemonOf(file)
 	if err != nil {

@@ -34,7 +34,7 @@ func newRoot() *cobra.Command {
 		return misused("unknown verb %q: use one of %s", args[0], verbs(root))
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return misused("%w: see %s --help", err, cmd.CommandPath())
+		return misused("%w: see %s --help", valueError(err), cmd.CommandPath())
 	})
 	file := root.PersistentFlags().StringP("config", "c", config.DefaultFile, "configuration `file`")
 	for _, verb := range []*cobra.Command{

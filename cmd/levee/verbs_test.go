@@ -42,7 +42,7 @@ func TestWhileRunning(t *testing.T) {
 	if code, stdout, stderr := g.levee("flows", "-o", "json"); code != 0 || stdout != `{"schema":1,"flows":[]}`+"\n" || stderr != "" {
 		t.Errorf("flows: %d %q %q", code, stdout, stderr)
 	}
-	if code, _, stderr := g.levee("flows", "--service", "smtp"); code != 1 || stderr != "levee: there is no service \"smtp\": use one of web, ssh\n" {
+	if code, _, stderr := g.levee("flows", "--service", "smtp"); code != 2 || stderr != "levee: there is no service \"smtp\": use one of web, ssh\n" {
 		t.Errorf("flows of no service: %d %q", code, stderr)
 	}
 	for path, want := range map[string]string{"/readyz": "ready\n", "/healthz": "ok\n", "/metrics": `levee_syn_received_total{service="web"} `} {

@@ -157,8 +157,17 @@ func (c *Client) ask(ctx context.Context, method, path string) (io.ReadCloser, e
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&f); err != nil || f.Error == "" {
 		return nil, fmt.Errorf("the daemon on %s answers %s: is it another version?", c.path, resp.Status)
 	}
+	if resp.StatusCode == http.StatusBadRequest {
+		return nil, BadRequest(f.Error)
+	}
 	return nil, errors.New(f.Error)
 }
+
+// BadRequest is the error about a question that makes no sense to the daemon.
+type BadRequest string
+
+// Error implements error.
+func (e BadRequest) Error() string { return string(e) }
 
 // NoAnswer is the error about a daemon that was asked and has not answered to the end: what it was asked for may be done, or be done still.
 type NoAnswer struct {

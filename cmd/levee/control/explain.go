@@ -183,7 +183,7 @@ func serveExplain(w http.ResponseWriter, r *http.Request, source Source) {
 	}
 	answer, err := source.Explain(q)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err)
+		refuse(w, http.StatusConflict, err)
 		return
 	}
 	serveOne(w, answer)

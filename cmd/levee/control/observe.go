@@ -100,14 +100,16 @@ func VerdictWords() []string {
 	return words
 }
 
-// ReasonWords are the words for why packets are dropped or passed.
+// ReasonWords are the words for why packets are dropped or passed. Some are for both.
 func ReasonWords() []string {
 	var words []string
 	for r := range proxy.NumDropReasons {
 		words = append(words, r.String())
 	}
 	for r := range proxy.NumPassReasons {
-		words = append(words, r.String())
+		if !slices.Contains(words, r.String()) {
+			words = append(words, r.String())
+		}
 	}
 	return words
 }
@@ -166,14 +168,18 @@ func (w Watch) interest() (proxy.Interest, error) {
 		in.Verdicts = append(in.Verdicts, proxy.Verdicts()[i])
 	}
 	for _, word := range w.Reasons {
-		i := slices.Index(ReasonWords(), word)
-		switch drops := int(proxy.NumDropReasons); {
-		case i < 0:
+		if !slices.Contains(ReasonWords(), word) {
 			return in, fmt.Errorf("%q is not a reason: use one of %s", word, strings.Join(ReasonWords(), ", "))
-		case i < drops:
-			in.Drops = append(in.Drops, proxy.DropReason(i))
-		default:
-			in.Passes = append(in.Passes, proxy.PassReason(i-drops))
+		}
+		for r := range proxy.NumDropReasons {
+			if r.String() == word {
+				in.Drops = append(in.Drops, r)
+			}
+		}
+		for r := range proxy.NumPassReasons {
+			if r.String() == word {
+				in.Passes = append(in.Passes, r)
+			}
 		}
 	}
 	return in, nil
@@ -201,7 +207,11 @@ func serveObserve(w http.ResponseWriter, r *http.Request, source Source) {
 	if err == nil {
 		o, err = source.Observe(in)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, proxy.ErrTooManyObservers):
+		refuse(w, http.StatusConflict, err)
+		return
+	case err != nil:
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}

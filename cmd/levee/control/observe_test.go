@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,12 +119,13 @@ func TestObserveErrors(t *testing.T) {
 		{Watch{Rate: proxy.MaxObserveRate + 1}, "rate 20001: use 1 to 20000"},
 		{Watch{Rate: -1}, `rate "-1" is not a number: use 0 or more`},
 	} {
-		if err := client.Observe(t.Context(), tt.w, nil); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+		var bad BadRequest
+		if err := client.Observe(t.Context(), tt.w, nil); !errors.As(err, &bad) || !strings.HasPrefix(err.Error(), tt.want) {
 			t.Errorf("%+v: %v", tt.w, err)
 		}
 	}
 	full, _ := serve(t, &fake{})
-	if err := full.Observe(t.Context(), Watch{}, nil); err == nil || err.Error() != proxy.ErrTooManyObservers.Error() {
+	if err := full.Observe(t.Context(), Watch{}, nil); err == nil || err.Error() != proxy.ErrTooManyObservers.Error() || errors.As(err, new(BadRequest)) {
 		t.Errorf("too many: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -133,5 +135,19 @@ func TestObserveErrors(t *testing.T) {
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("gone: %v", err)
+	}
+}
+
+// A word is there once, and chooses all that it stands for.
+func TestReasonWords(t *testing.T) {
+	words := ReasonWords()
+	slices.Sort(words)
+	if once := slices.Compact(slices.Clone(words)); len(once) != len(words) {
+		t.Errorf("%d words, %d of them different: %v", len(words), len(once), words)
+	}
+	in, err := Watch{Reasons: []string{"fragment", "land", "bypass"}}.interest()
+	if err != nil || !slices.Equal(in.Drops, []proxy.DropReason{proxy.DropFragment, proxy.DropLand}) ||
+		!slices.Equal(in.Passes, []proxy.PassReason{proxy.PassFragment, proxy.PassBypass}) {
+		t.Errorf("%v: %+v", err, in)
 	}
 }
