@@ -20,6 +20,17 @@ cookies, room for %d half-open connections. Flood, clients, servers and levee sh
 
 `
 
+// engageSeveral is what package flood says of its errors.
+const engageSeveral = `
+## Several floods at once
+
+Each address and port is judged alone, and a flood of others, of the same service or another, doesn't hide its half-open handshakes, with two limits. All services share
+114,688 places for handshakes that are half-open; those of what is engaged are not among them. While more than 57,344 are used, which takes 112 services that are flooded and
+not yet engaged, or fewer whose limits are higher, some are forgotten early, and ` + "`half_open`" + ` is noticed late; a destination may then also be
+engaged some 10 below it. And a SYN rate is known of some 4,000 destinations at a time: while a flood is spread over everything, one that gets less than a 4,600th of it is judged by
+` + "`half_open`" + ` alone.
+`
+
 func (e *engageReport) write(w io.Writer) {
 	limits := struct{ halfOpen, rate int }{}
 	for _, s := range e.r.Status.Services {
@@ -27,6 +38,7 @@ func (e *engageReport) write(w io.Writer) {
 			limits.halfOpen, limits.rate = s.Engagement.HalfOpen, s.Engagement.SynRate
 		}
 	}
+	defer fmt.Fprint(w, engageSeveral)
 	fmt.Fprintf(w, engageIntroduction, e.cfg.rate, e.cfg.flood, limits.halfOpen, limits.rate, e.cfg.hold, backlog)
 	if e.cfg.commit != "" {
 		fmt.Fprintf(w, "Measured: %s, %s.\n\n", e.cfg.commit, e.cfg.date)

@@ -33,7 +33,9 @@ type alarm struct {
 	rate, finished uint32
 
 	engaged bool
-	cause   Cause
+	// fresh says that it has been engaged since the latest Tick.
+	fresh bool
+	cause Cause
 	// noisy is when the rate was last at half its limit or above, while engaged.
 	noisy time.Duration
 	// unproven is how many SYNs have not been followed by a proof, while engaged, with a half-life of the hold time and of
@@ -63,7 +65,7 @@ func (a *alarm) roll(now time.Duration, l limits) {
 
 // engage begins to answer SYNs with cookies.
 func (a *alarm) engage(now time.Duration, l limits, c Cause) {
-	a.engaged, a.cause, a.noisy, a.unproven = true, c, now, float64(l.halfOpen)
+	a.engaged, a.fresh, a.cause, a.noisy, a.unproven = true, true, c, now, float64(l.halfOpen)
 }
 
 // calm notes how noisy it is, while engaged, and says whether it has been calm for long enough.

@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"levee/stack"
@@ -25,9 +24,6 @@ const (
 	places = sets * ways
 )
 
-// ref is a destination's place, and the generation of who has it.
-type ref struct{ place, generation uint16 }
-
 // destinations are those that get the most SYNs.
 type destinations struct {
 	seed maphash.Seed
@@ -36,10 +32,9 @@ type destinations struct {
 
 // set is the places of all destinations of one hash.
 type set struct {
-	// mu guards everything but halfOpen of the places.
 	mu     sync.Mutex
 	places [ways]place
-	_      [48]byte
+	_      [56]byte
 }
 
 // place is one destination.
@@ -48,73 +43,87 @@ type place struct {
 	// watch is its service; nil means that the place is free.
 	watch *Watch
 	// credit is how many SYNs more than others it has got lately. At 0 it makes room.
-	credit   int32
-	halfOpen counter
+	credit int32
+	// by is what its half-open handshakes are counted by. Who has no place has them all the same.
+	by owner
 	alarm
 }
 
-// counter counts the half-open handshakes of whoever has the place: its generation in the upper half, the number in the lower.
-type counter struct{ atomic.Uint64 }
-
-func (c *counter) generation() uint16 { return uint16(c.Load() >> 32) }
-func (c *counter) count() uint32      { return uint32(c.Load()) }
-
-// forget begins a new generation.
-func (c *counter) forget() {
-	for {
-		old := c.Load()
-		if c.CompareAndSwap(old, (old>>32+1)&0xffff<<32) {
-			return
-		}
-	}
+// of is where a destination of a service has its place, and what its half-open handshakes are counted by.
+func (d *destinations) of(w *Watch, to *Destination) (*set, owner) {
+	h := maphash.Comparable(d.seed, *to)
+	return &d.sets[h%sets], owner{service: uint16(w.slot.Load()), rows: [2]uint16{uint16(h>>16) % numbers, uint16(h>>32) % numbers}}
 }
 
-// add counts up or down if the generation is the same, and returns the number.
-func (c *counter) add(generation uint16, n int32) uint32 {
-	for {
-		old := c.Load()
-		if uint16(old>>32) != generation {
-			return 0
-		}
-		count := uint32(max(int64(uint32(old))+int64(n), 0))
-		if c.CompareAndSwap(old, old>>32<<32|uint64(count)) {
-			return count
-		}
-	}
-}
-
-func (d *destinations) at(to *Destination) int { return int(maphash.Comparable(d.seed, *to) % sets) }
-
-// find is the place of a destination in the locked set and its number there, or nil.
-func (s *set) find(w *Watch, to *Destination) (*place, int) {
+// find is the place of a destination in the locked set, or nil.
+func (s *set) find(w *Watch, to *Destination) *place {
 	for i := range s.places {
 		if p := &s.places[i]; p.watch == w && p.to == *to {
-			return p, i
+			return p
 		}
 	}
-	return nil, 0
+	return nil
 }
 
 // maxCredit lets a destination that gets no more SYNs make room soon.
 const maxCredit = 1 << 20
 
-// claim is the place of a destination that gets a SYN and its number in the set, or nil if others have got too many more (Misra and Gries 1982). Destinations that are
-// engaged keep their places.
-func (s *set) claim(w *Watch, to *Destination, now time.Duration) (*place, int) {
-	if p, i := s.find(w, to); p != nil {
+// claim is the place of a destination that gets a SYN, or nil if others have got too many more (Misra and Gries 1982). Destinations that are
+// engaged keep their places. Those of a service that is engaged as a whole need none, and have what the others leave: a flood of one
+// service costs no other's destination its place.
+func (s *set) claim(w *Watch, to *Destination, by owner, now time.Duration) *place {
+	if p := s.find(w, to); p != nil {
 		p.credit = min(p.credit+1, maxCredit)
-		return p, i
+		return p
 	}
+	whole := w.engaged.Load()
 	for i := range s.places {
-		p := &s.places[i]
-		if p.watch == nil || p.credit == 0 && !p.engaged {
-			p.halfOpen.forget()
-			p.to, p.watch, p.credit, p.alarm = *to, w, 1, alarm{second: secondOf(now)}
-			return p, i
+		if p := &s.places[i]; p.yields(whole) {
+			p.take(w, to, by, now)
+			return p
 		}
 	}
 	for i := range s.places {
-		s.places[i].credit = max(s.places[i].credit-1, 0)
+		if p := &s.places[i]; !whole || p.watch.engaged.Load() {
+			p.credit = max(p.credit-1, 0)
+		}
 	}
-	return nil, 0
+	return nil
+}
+
+// yields says whether a place is to be had for a destination of a service that is engaged as a whole, or of one that isn't.
+func (p *place) yields(whole bool) bool {
+	switch {
+	case p.watch == nil:
+		return true
+	case p.engaged:
+		return false
+	case p.watch.engaged.Load() != whole:
+		return !whole
+	}
+	return p.credit == 0
+}
+
+// take gives the place to another destination.
+func (p *place) take(w *Watch, to *Destination, by owner, now time.Duration) {
+	p.to, p.watch, p.by, p.credit, p.alarm = *to, w, by, 1, alarm{second: secondOf(now)}
+}
+
+// force is the place of a destination that must have one, or nil if all others of the set are engaged.
+func (s *set) force(w *Watch, to *Destination, by owner, now time.Duration) *place {
+	p := s.find(w, to)
+	if p != nil {
+		return p
+	}
+	for i := range s.places {
+		if q := &s.places[i]; q.watch == nil || !q.engaged && (p == nil || q.credit < p.credit) {
+			if p = q; p.watch == nil {
+				break
+			}
+		}
+	}
+	if p != nil {
+		p.take(w, to, by, now)
+	}
+	return p
 }

@@ -13,8 +13,6 @@ import (
 type Detector struct {
 	destinations destinations
 	halfOpen     halfOpen
-	// ended is what is done about a handshake that has lasted too long.
-	ended func(ref)
 
 	// mu guards what follows. It is taken before the lock of a set.
 	mu      sync.Mutex
@@ -22,13 +20,15 @@ type Detector struct {
 	floods  floods
 	// used: a service has been watched, so that there may be something to look after.
 	used bool
+	// taken are the slots of services.
+	taken [slots]bool
+	// marks are what the Tick at work forgets.
+	marks marks
 }
 
 // New makes a Detector that watches nothing. It takes about 2 MB.
 func New() *Detector {
-	d := &Detector{destinations: destinations{seed: maphash.MakeSeed()}}
-	d.ended = func(r ref) { d.destinations.counter(r).add(r.generation, -1) }
-	return d
+	return &Detector{destinations: destinations{seed: maphash.MakeSeed()}}
 }
 
 // Watch is what is known of one service. It outlives changes of the service's configuration.
@@ -36,6 +36,8 @@ type Watch struct {
 	name string
 	// limits are those of a destination, never nil.
 	limits atomic.Pointer[limits]
+	// slot is the number that the service's half-open handshakes are counted by, while it is watched.
+	slot atomic.Uint32
 	// syns counts SYNs to destinations that aren't engaged themselves, and finished their finished handshakes.
 	syns, finished atomic.Uint64
 	// engaged says that the service is as a whole.
@@ -47,6 +49,8 @@ type Watch struct {
 	peak           atomic.Uint32
 	// began and over are when the one that lasts, or else the latest, began and ended: since the Detector's zero, 0 for not yet.
 	began, over atomic.Int64
+	// unplaced is the most half-open handshakes that a destination without a place had since the latest Tick, when one more began.
+	unplaced atomic.Uint32
 	// nearest is how near the destinations are to their limits.
 	nearest struct{ halfOpen, rate atomic.Uint32 }
 
@@ -59,8 +63,8 @@ type Watch struct {
 	whole                    alarm
 	wholeLimits              limits
 	countedSYNs, countedDone uint64
-	// forget says that the service has just been let go: its servers have had the time to forget the handshakes of the flood.
-	forget bool
+	// lately is what unplaced was lately, and less from Tick to Tick.
+	lately uint32
 	// busiest is of the busiest destination, total of all together.
 	busiest, total Baseline
 	// now is what the latest Tick saw.
@@ -77,8 +81,6 @@ type scene struct {
 	top      Destination
 	topRate  uint32
 	topCause Cause
-	// halfOpen handshakes with the others, and the most with one of all.
-	halfOpen uint32
 	// mostHalfOpen and mostRate are of any one destination, engaged or not: what the limits are for.
 	mostHalfOpen, mostRate uint32
 	// finished handshakes of the second before, and the most of one destination.
@@ -115,63 +117,65 @@ func (d *Detector) Use(services []Service) {
 		w.setLimits()
 		if !slices.Contains(d.watches, w) {
 			d.watches = append(d.watches, w)
+			if free := slices.Index(d.taken[1:], false) + 1; free > 0 {
+				d.taken[free] = true
+				w.slot.Store(uint32(free))
+			}
 		}
 	}
 }
 
 func (w *Watch) setLimits() {
 	l := w.configured.resolve(w.busiest.Rate())
+	w.wholeLimits = l.spread(w.total.Rate())
+	l.whole = w.wholeLimits.halfOpen
 	if l != *w.limits.Load() {
 		w.limits.Store(&l)
 	}
-	w.wholeLimits = l.spread(w.total.Rate())
 }
 
 // SYN notes a SYN of a service to one of its destinations and says whether that is engaged, so that it must not go to the server.
 // flow is a keyed hash of the connection's addresses and ports.
 func (d *Detector) SYN(w *Watch, to *Destination, flow uint64, now time.Duration) (engaged bool) {
 	l := w.limits.Load()
-	at := d.destinations.at(to)
-	s := &d.destinations.sets[at]
+	s, by := d.destinations.of(w, to)
 	s.mu.Lock()
-	p, i := s.claim(w, to, now)
-	if p == nil {
-		s.mu.Unlock()
-		w.syns.Add(1)
-		return w.engaged.Load()
+	p := s.claim(w, to, by, now)
+	if p != nil {
+		p.roll(now, *l)
+		p.syns++
+		if !p.engaged && p.syns >= l.synRate {
+			p.engage(now, *l, BySYNRate)
+		}
+		engaged = p.engaged
 	}
-	p.roll(now, *l)
-	p.syns++
-	if !p.engaged && p.syns >= l.synRate {
-		p.engage(now, *l, BySYNRate)
-	}
-	engaged = p.engaged
-	r := ref{place: uint16(at*ways + i), generation: p.halfOpen.generation()}
 	s.mu.Unlock()
-	switch {
-	case engaged:
-		return true
-	case w.engaged.Load():
-		w.syns.Add(1)
+	if engaged {
 		return true
 	}
 	w.syns.Add(1)
-	return d.begin(p, r, flow, now, l)
+	return w.engaged.Load() || d.begin(w, to, flow, now, l, p != nil)
 }
 
-// begin counts a handshake as half-open with the destination that has a place, and says whether that engages it.
-func (d *Detector) begin(p *place, r ref, flow uint64, now time.Duration, l *limits) (engaged bool) {
-	added, gone, lost := d.halfOpen.add(flow, r, secondOf(now))
-	if lost {
-		d.ended(gone)
+// begin counts a handshake as half-open with a destination, and says whether that engages it, or the service until the next Tick decides.
+func (d *Detector) begin(w *Watch, to *Destination, flow uint64, now time.Duration, l *limits, placed bool) (engaged bool) {
+	s, by := d.destinations.of(w, to)
+	if d.halfOpen.ofService(by.service) >= l.whole {
+		return true
 	}
-	if !added || d.destinations.counter(r).add(r.generation, 1) < l.halfOpen {
-		return false
+	if d.halfOpen.count(by) < l.halfOpen {
+		added := d.halfOpen.add(flow, by, secondOf(now))
+		n := d.halfOpen.count(by)
+		if !placed && n > w.unplaced.Load() {
+			w.unplaced.Store(n)
+		}
+		if !added || n < l.halfOpen {
+			return false
+		}
 	}
-	s := &d.destinations.sets[r.place/ways]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.halfOpen.generation() == r.generation && !p.engaged {
+	if p := s.force(w, to, by, now); p != nil && !p.engaged {
 		p.engage(now, *l, ByHalfOpen)
 	}
 	return true
@@ -179,25 +183,22 @@ func (d *Detector) begin(p *place, r ref, flow uint64, now time.Duration, l *lim
 
 // Unfinished notes that a handshake is half-open still of which Refused was told: its server goes on with it.
 func (d *Detector) Unfinished(w *Watch, to *Destination, flow uint64, now time.Duration) {
-	at := d.destinations.at(to)
-	s := &d.destinations.sets[at]
+	s, _ := d.destinations.of(w, to)
 	s.mu.Lock()
-	p, i := s.find(w, to)
-	if p == nil || p.engaged {
-		s.mu.Unlock()
-		return // so many are half-open there that one more is none
-	}
-	r := ref{place: uint16(at*ways + i), generation: p.halfOpen.generation()}
+	p := s.find(w, to)
+	engaged := w.engaged.Load() || p != nil && p.engaged
 	s.mu.Unlock()
-	d.begin(p, r, flow, now, w.limits.Load())
+	if !engaged { // else so many are half-open there that one more is none
+		d.begin(w, to, flow, now, w.limits.Load(), p != nil)
+	}
 }
 
 // Finished notes that a client has proved to be there, by an acknowledgement to the server or by a cookie.
 func (d *Detector) Finished(w *Watch, to *Destination, flow uint64, now time.Duration) {
 	d.Refused(flow)
-	s := &d.destinations.sets[d.destinations.at(to)]
+	s, _ := d.destinations.of(w, to)
 	s.mu.Lock()
-	p, _ := s.find(w, to)
+	p := s.find(w, to)
 	if p != nil {
 		p.roll(now, *w.limits.Load())
 		p.proven++
@@ -214,18 +215,19 @@ func (d *Detector) Engaged(w *Watch, to *Destination) bool {
 	if w.engaged.Load() {
 		return true
 	}
-	s := &d.destinations.sets[d.destinations.at(to)]
+	s, by := d.destinations.of(w, to)
+	if d.halfOpen.count(by) >= w.limits.Load().halfOpen {
+		return true // perhaps without a place
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, _ := s.find(w, to)
+	p := s.find(w, to)
 	return p != nil && p.engaged
 }
 
 // Refused notes that a handshake is half-open no longer.
 func (d *Detector) Refused(flow uint64) {
-	if r, ok := d.halfOpen.remove(flow); ok {
-		d.ended(r)
-	}
+	d.halfOpen.remove(flow)
 }
 
 // Tick does what time brings; it is due four times a second. unix is the time in seconds since 1970.
@@ -235,27 +237,37 @@ func (d *Detector) Tick(now time.Duration, unix int64) {
 	if !d.used {
 		return // there is nothing to sweep
 	}
-	d.halfOpen.sweep(secondOf(now), d.ended)
+	d.halfOpen.sweep(secondOf(now))
 	for _, w := range d.watches {
 		w.now = scene{}
 	}
 	for i := range d.destinations.sets {
-		d.destinations.sets[i].tick(now)
+		d.destinations.sets[i].tick(now, &d.halfOpen, &d.marks)
 	}
+	d.halfOpen.forget(&d.marks)
 	kept := d.watches[:0]
 	for _, w := range d.watches {
-		w.tick(now, unix)
+		slot := uint16(w.slot.Load())
+		if w.tick(now, unix, d.halfOpen.ofService(slot)) {
+			d.marks.service(slot)
+		}
 		d.floods.note(w, now)
 		if w.active || w.flood != 0 {
 			kept = append(kept, w)
+			continue
 		}
+		d.marks.service(slot)
+		d.taken[slot] = false
+		w.slot.Store(0)
 	}
+	d.halfOpen.forget(&d.marks)
 	clear(d.watches[len(kept):])
 	d.watches = kept
 }
 
-// tick looks after the destinations of a set.
-func (s *set) tick(now time.Duration) {
+// tick looks after the destinations of a set. Of one that has been engaged no handshakes need be known any longer: from now on its server gets
+// none, and when it is let go the server has had the time to forget those.
+func (s *set) tick(now time.Duration, h *halfOpen, m *marks) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.places {
@@ -265,7 +277,6 @@ func (s *set) tick(now time.Duration) {
 		}
 		if !p.watch.active {
 			p.watch, p.alarm, p.credit = nil, alarm{}, 0
-			p.halfOpen.forget()
 			continue
 		}
 		l := p.watch.limits.Load()
@@ -273,24 +284,23 @@ func (s *set) tick(now time.Duration) {
 			p.credit /= 2
 		}
 		p.roll(now, *l)
-		calm := p.engaged && p.calm(now, *l)
-		if calm {
+		if p.engaged && p.fresh {
+			m.destination(p.by)
+			p.fresh = false
+		}
+		if p.engaged && p.calm(now, *l) {
 			p.engaged = false
 		}
-		if calm || p.watch.forget && !p.engaged {
-			p.halfOpen.forget() // the server has had the time for it too
-		}
-		p.show(&p.watch.now)
+		p.show(&p.watch.now, h.count(p.by))
 	}
 }
 
-// show adds a destination to the scene.
-func (p *place) show(sc *scene) {
+// show adds a destination, with which so many handshakes are half-open, to the scene.
+func (p *place) show(sc *scene, halfOpen uint32) {
 	rate := max(p.rate, p.syns)
 	sc.busiest, sc.mostRate = max(sc.busiest, p.finished), max(sc.mostRate, rate)
 	if !p.engaged {
-		sc.halfOpen += p.halfOpen.count()
-		sc.mostHalfOpen = max(sc.mostHalfOpen, p.halfOpen.count())
+		sc.mostHalfOpen = max(sc.mostHalfOpen, halfOpen)
 		return
 	}
 	sc.mostHalfOpen = max(sc.mostHalfOpen, uint32(p.unproven))
@@ -302,11 +312,11 @@ func (p *place) show(sc *scene) {
 	sc.finished += p.finished
 }
 
-// tick decides about the service as a whole, and learns.
-func (w *Watch) tick(now time.Duration, unix int64) {
+// tick decides about the service as a whole, and learns. So many handshakes are half-open with destinations that aren't engaged themselves. It says
+// whether the service has just been engaged.
+func (w *Watch) tick(now time.Duration, unix int64, halfOpen uint32) (engaged bool) {
 	a, l := &w.whole, w.wholeLimits
 	a.roll(now, l)
-	was := a.engaged
 	syns, done := w.syns.Load(), w.finished.Load()
 	a.syns += uint32(syns - w.countedSYNs)
 	a.proven += uint32(done - w.countedDone)
@@ -318,20 +328,18 @@ func (w *Watch) tick(now time.Duration, unix int64) {
 		a.engaged = !a.calm(now, l)
 	case a.syns >= l.synRate:
 		a.engage(now, l, BySYNRate)
-	case w.now.halfOpen >= l.halfOpen:
+	case halfOpen >= l.halfOpen:
 		a.engage(now, l, ByHalfOpen)
 	}
-	w.forget = was && !a.engaged
+	engaged, a.fresh = a.fresh, false
+	w.lately = max(w.unplaced.Swap(0), w.lately-(w.lately+15)/16)
 	w.engaged.Store(a.engaged)
 	w.destinations.Store(int32(w.now.engaged))
-	w.nearest.halfOpen.Store(w.now.mostHalfOpen)
+	w.nearest.halfOpen.Store(max(w.now.mostHalfOpen, w.lately))
 	w.nearest.rate.Store(w.now.mostRate)
 	w.now.finished += a.finished
 	if changed := w.busiest.Observe(unix, w.now.busiest); w.total.Observe(unix, w.now.finished) || changed {
 		w.setLimits()
 	}
-}
-
-func (d *destinations) counter(r ref) *counter {
-	return &d.sets[r.place/ways].places[r.place%ways].halfOpen
+	return engaged
 }

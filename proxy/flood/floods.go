@@ -110,7 +110,8 @@ func (w *Watch) Latest() (began, ended time.Duration) {
 
 // Nearest is how near the service's destinations are to Thresholds: the most half-open handshakes that any of them has, and the most SYNs
 // that any of them got in a second, as of the latest Tick. Of a destination that is engaged, whose handshakes are half-open nowhere, the first is how many SYNs
-// nobody has stood by lately, and no more than the limit. SYNs to destinations that get too few to be known count for nothing.
+// nobody has stood by lately, and no more than the limit. The SYN rate of destinations that get too few to be known counts for nothing; their half-open
+// handshakes are told for some seconds after the latest SYN.
 func (w *Watch) Nearest() (halfOpen, synRate int) {
 	return int(w.nearest.halfOpen.Load()), int(w.nearest.rate.Load())
 }

@@ -50,6 +50,8 @@ const (
 type limits struct {
 	halfOpen, synRate uint32
 	hold              time.Duration
+	// whole is the half-open limit of the service as a whole.
+	whole uint32
 }
 
 // resolve puts what is learned in the place of what isn't configured. busiest is usual for the busiest destination.
