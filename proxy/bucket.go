@@ -33,6 +33,12 @@ func (b *bucket) empty(now time.Duration, rate int) bool {
 	return rate <= 0 || max(b.full.Load(), int64(now))+each > int64(now)+each*int64(rate)
 }
 
+// left is how many tokens there are to take.
+func (b *bucket) left(now time.Duration, rate int) int {
+	each := int64(time.Second) / int64(rate)
+	return int((int64(now) + each*int64(rate) - max(b.full.Load(), int64(now))) / each)
+}
+
 // give returns a token to a bucket that gains rate tokens a second. A full one holds no more for it.
 func (b *bucket) give(rate int) {
 	if rate > 0 {

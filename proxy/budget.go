@@ -79,6 +79,12 @@ func (b *budget) empty(s source, now time.Duration, rate int) bool {
 	return first.empty(now, rate) && second.empty(now, rate)
 }
 
+// left is how many tokens the source has to take.
+func (b *budget) left(s source, now time.Duration, rate int) int {
+	first, second := b.places(s)
+	return max(first.left(now, rate), second.left(now, rate))
+}
+
 // give returns a token.
 func (b *budget) give(s source, rate int) {
 	first, second := b.places(s)

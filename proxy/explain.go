@@ -23,6 +23,8 @@ type Explanation struct {
 	// Promise is what the SYN-ACK tells a client that offers everything: its MSS in bytes is never 0. Window is its first window in bytes.
 	Promise Options
 	Window  uint16
+	// Replies is how many answers there are for the client now; zero where the SYN needs none.
+	Replies RepliesLeft
 	// Watched says that floods of the service are looked for, DestinationEngaged that there is one of this server's address and port: a service of
 	// ModeAuto answers SYNs to it with cookies, one of ModeMonitor would. Engagement is the whole service's.
 	Watched, DestinationEngaged bool
@@ -33,8 +35,8 @@ type Explanation struct {
 	Pass    PassReason
 }
 
-// Explain says what a SYN from client to server would meet. It changes nothing and counts nothing. Limits of rates that a SYN
-// would take a token of are not asked: what would be beyond one is explained as if it were within.
+// Explain says what a SYN from client to server would meet. It changes nothing and counts nothing. The rates
+// of verified and bypass_rate are not asked: what would be beyond one is explained as if it were within.
 func (p *Proxy) Explain(now time.Time, client, server netip.AddrPort) Explanation {
 	at, policy := p.instant(now), p.policy.Load()
 	src, dst := stack.AddrFrom(client.Addr()), stack.AddrFrom(server.Addr())
@@ -87,9 +89,11 @@ func (p *Proxy) explainProtected(e *Explanation, policy *policy, svc *service, s
 		e.Verdict, e.Pass = VerdictPass, PassAllowed
 	case p.verified.knows(sourceOf(src, svc), at.since, svc.Verified):
 		e.Verdict, e.Pass = VerdictPass, PassVerified
-	case place == nowhere:
-		e.Verdict, e.Drop = VerdictDrop, DropNoSource
 	default:
+		if e.Replies, refusal = p.repliesLeft(src, place, at.since, &policy.replies); refusal != NumDropReasons {
+			e.Verdict, e.Drop = VerdictDrop, refusal
+			return
+		}
 		e.Verdict, e.Drop = svc.ClosedPorts.refusal(promise.state)
 	}
 }

@@ -130,6 +130,55 @@ func TestExplainIsTrue(t *testing.T) {
 	}
 }
 
+// TestExplainReplies: what is left for a client's network, and for new neighbours, goes down with each SYN; and when nothing is left that is what a SYN meets.
+func TestExplainReplies(t *testing.T) {
+	for _, tt := range []struct {
+		name, client, network string
+		limits                Replies
+		neighbour             bool
+		drop                  DropReason
+	}{
+		{"network", "198.51.100.%d", "198.51.100.0/24", Replies{PerNetwork: 10, Neighbours: 5}, false, DropReplyBudget},
+		{"network of IPv6", "2001:db8:2:107::%d", "2001:db8:2:100::/56", Replies{PerNetwork: 10, Neighbours: 5}, false, DropReplyBudget},
+		{"neighbours", "198.51.100.%d", "198.51.100.0/24", Replies{PerNetwork: 10, Neighbours: 5}, true, DropNeighbours},
+	} {
+		r := newSourceRig(t, func(c *Config) {
+			c.Replies = tt.limits
+			if tt.neighbour {
+				c.Neighbours = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+			}
+		})
+		for i := range 12 {
+			h := r.host(fmt.Sprintf(tt.client, i+1))
+			server := netip.AddrPortFrom(h.server().Netip(), 80)
+			e := r.proxy.Explain(r.now, netip.AddrPortFrom(h.addr, h.port), server)
+			most := tt.limits.PerNetwork
+			if tt.neighbour {
+				most = tt.limits.Neighbours
+			}
+			want := RepliesLeft{
+				Network: netip.MustParsePrefix(tt.network), ToNetwork: tt.limits.PerNetwork - min(i, most), PerNetwork: tt.limits.PerNetwork,
+				NewNeighbour: tt.neighbour, ToNeighbours: tt.limits.Neighbours, Neighbours: tt.limits.Neighbours,
+			}
+			if tt.neighbour {
+				want.ToNeighbours -= min(i, most)
+			}
+			if e.Replies != want {
+				t.Errorf("%s: %+v before SYN %d, want %+v", tt.name, e.Replies, i+1, want)
+			}
+			if said := e.Verdict == VerdictDrop && e.Drop == tt.drop; said != (i >= most) {
+				t.Errorf("%s: %v %v before SYN %d", tt.name, e.Verdict, e.Drop, i+1)
+			}
+			if _, answered := h.syn(); answered != (e.Verdict == VerdictAnswer) {
+				t.Errorf("%s: SYN %d is answered: %v, not as was said", tt.name, i+1, answered)
+			}
+			if e := r.proxy.Explain(r.now, netip.AddrPortFrom(h.addr, h.port), server); tt.neighbour && e.Replies.NewNeighbour != (i >= most) {
+				t.Errorf("%s: one that was answered is new: %+v", tt.name, e.Replies)
+			}
+		}
+	}
+}
+
 // TestExplainFlow finds the record of a connection from either end.
 func TestExplainFlow(t *testing.T) {
 	r := newRig(t, DefaultOptions())

@@ -130,9 +130,14 @@ func (r *replies) tokens(a *stack.Addr) *bucket {
 	return &r.neighbours[1]
 }
 
+// known says whether a neighbour is not new.
+func (r *replies) known(a *stack.Addr, now time.Duration) bool {
+	return r.proven.within(a, &stack.Addr{}, now, provenLife) || r.asked.within(a, &stack.Addr{}, now, askedLife)
+}
+
 // mayReach says whether a neighbour may be answered, at a rate of those that are new.
 func (r *replies) mayReach(a *stack.Addr, now time.Duration, rate int) bool {
-	if r.proven.within(a, &stack.Addr{}, now, provenLife) || r.asked.within(a, &stack.Addr{}, now, askedLife) {
+	if r.known(a, now) {
 		return true
 	}
 	if !r.tokens(a).take(now, rate) {
@@ -174,6 +179,38 @@ func (w *Worker) mayReply() bool {
 		return false
 	}
 	return true
+}
+
+// RepliesLeft is how many answers there are for a source now, of what Replies allows.
+type RepliesLeft struct {
+	// Network is the source's; it is answered PerNetwork times a second for nothing, and ToNetwork times now.
+	Network               netip.Prefix
+	ToNetwork, PerNetwork int
+	// NewNeighbour says that the source is a neighbour that is new: of Neighbours a second, ToNeighbours are answered now.
+	NewNeighbour             bool
+	ToNeighbours, Neighbours int
+}
+
+// repliesLeft says what mayReply would find, without taking any of it, and why it would drop the packet; NumDropReasons if it wouldn't.
+func (p *Proxy) repliesLeft(src *stack.Addr, at place, now time.Duration, limit *Replies) (RepliesLeft, DropReason) {
+	r, network := &p.replies, networkOf(src)
+	bits := 8 * network6
+	if src.Is4() {
+		bits = 8 * (network4 - 12)
+	}
+	left := RepliesLeft{Network: netip.PrefixFrom(network.prefix.Netip(), bits), PerNetwork: limit.PerNetwork, Neighbours: limit.Neighbours}
+	left.ToNetwork = r.networks.left(network, now, limit.PerNetwork)
+	left.ToNeighbours = r.tokens(src).left(now, limit.Neighbours)
+	left.NewNeighbour = at == nearby && !r.known(src, now)
+	switch {
+	case at == nowhere:
+		return left, DropNoSource
+	case left.NewNeighbour && left.ToNeighbours == 0:
+		return left, DropNeighbours
+	case left.ToNetwork == 0:
+		return left, DropReplyBudget
+	}
+	return left, NumDropReasons
 }
 
 // replied notes that an answer to the source of the packet in work has come to something.

@@ -116,6 +116,13 @@ func writeExplanation(w io.Writer, x control.Explanation) error {
 		}
 		line("SYN-ACK", "mss %d, window %d, wscale %s, sack %s, timestamps %s, ecn %s", p.MSS, p.Window, scale, yesNo(&p.SACK), yesNo(&p.Timestamps), yesNo(&p.ECN))
 	}
+	if r := x.Replies; r != nil {
+		text := fmt.Sprintf("%d of %d answers that come to nothing left to %v now", r.ToNetwork, r.PerNetwork, r.Network)
+		if r.NewNeighbour {
+			text += fmt.Sprintf(", and %d of %d to new neighbours", r.ToNeighbours, r.Neighbours)
+		}
+		line("replies", "%s", text)
+	}
 	for _, p := range x.Problems {
 		line("PROBLEM", "%s", p)
 	}
@@ -167,6 +174,8 @@ var conclusions = map[string]string{
 	"drop source_flows": "A SYN now is dropped: the client has as many connections as per_source allows.",
 	"drop source_rate":  "A SYN now is dropped: the client has just opened as many connections as per_source allows in a second.",
 	"drop no_source":    "A SYN now is dropped: no packet can come from the client's address.",
+	"drop reply_budget": "A SYN now is dropped: the client's network has been answered too often for nothing, so somebody forges its addresses: see replies.per_network and verified.",
+	"drop neighbours":   "A SYN now is dropped: the client is a new neighbour of the gateway's, and one too many: see replies.neighbours.",
 	"forward ":          "A SYN now is forwarded and tracked: a protected server opens the connection itself.",
 	"pass allowed":      "A SYN now goes to the server as it is: the service's allow list has the client.",
 	"pass verified":     "A SYN now goes to the server as it is: the client has proved lately that it exists (verified).",

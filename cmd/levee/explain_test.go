@@ -118,6 +118,24 @@ PROBLEM    packets from 2001:db8:2::7 to 2001:db8:1::10 that come in by eth-c go
 
 A SYN now does not reach levee as it should: see the problem above.
 `},
+		{"forged network", control.Explanation{
+			Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("192.0.2.10:443"),
+			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "tun0", Table: 7332, Rule: 7301, OK: true}},
+			Service: "web", Mode: "always", Verdict: "drop", Reason: "reply_budget",
+			Replies: &control.RepliesLeft{Network: "203.0.113.0/24", PerNetwork: 1000, NewNeighbour: true, ToNeighbours: 3, Neighbours: 256},
+		}, `
+203.0.113.7:40000 -> 192.0.2.10:443
+
+SYN in     from eth-c to tun0, table 7332, rule 7301
+service    web, mode always
+flow       none between these two
+server     nothing is known of it yet
+replies    0 of 1000 answers that come to nothing left to 203.0.113.0/24 now,
+           and 3 of 256 to new neighbours
+
+A SYN now is dropped: the client's network has been answered too often for
+nothing, so somebody forges its addresses: see replies.per_network and verified.
+`},
 		{"nobody's", control.Explanation{
 			Client: netip.MustParseAddrPort("203.0.113.7:40000"), Server: netip.MustParseAddrPort("198.51.100.1:22"),
 			Path:    []control.Hop{{Step: "to_levee", In: "eth-c", Out: "eth-s", Table: 254, OK: true}},

@@ -28,6 +28,8 @@ type Explanation struct {
 	Known *Knowledge `json:"known"`
 	// Promise is what the SYN-ACK would tell the client; null unless the verdict is answer.
 	Promise *Promise `json:"promise"`
+	// Replies is how many answers that come to nothing are left to the client's network; null if the SYN needs none.
+	Replies *RepliesLeft `json:"replies"`
 	// Verdict on a SYN that reaches levee, one of proxy.Verdict's words, and the reason of one that is dropped or passed.
 	Verdict string `json:"verdict"`
 	Reason  string `json:"reason"`
@@ -83,6 +85,18 @@ type Promise struct {
 	ECN        bool `json:"ecn"`
 }
 
+// RepliesLeft is how much of the configuration's replies is left to a client now.
+type RepliesLeft struct {
+	// Network is the client's, a /24 or a /56.
+	Network    string `json:"network"`
+	ToNetwork  int    `json:"to_network"`
+	PerNetwork int    `json:"per_network"`
+	// NewNeighbour says that the next two count for this client: it is on a link of the gateway's, and new there.
+	NewNeighbour bool `json:"new_neighbour"`
+	ToNeighbours int  `json:"to_neighbours"`
+	Neighbours   int  `json:"neighbours"`
+}
+
 // NewExplanation fills in what the proxy knows.
 func NewExplanation(client, server netip.AddrPort, e proxy.Explanation) Explanation {
 	x := Explanation{
@@ -105,6 +119,12 @@ func NewExplanation(client, server netip.AddrPort, e proxy.Explanation) Explanat
 	if e.Server.State != servers.Unknown || e.Server.Knows != 0 {
 		k := newKnowledge(&e.Server, e.Server.Told)
 		x.Known = &k
+	}
+	if r := e.Replies; r.PerNetwork != 0 {
+		x.Replies = &RepliesLeft{
+			Network: r.Network.String(), ToNetwork: r.ToNetwork, PerNetwork: r.PerNetwork,
+			NewNeighbour: r.NewNeighbour, ToNeighbours: r.ToNeighbours, Neighbours: r.Neighbours,
+		}
 	}
 	if e.Verdict == proxy.VerdictAnswer {
 		x.Promise = &Promise{
