@@ -67,7 +67,8 @@ func InspectConflicts(cfg Config, live Live, err error) (out []Finding) {
 		text, remedy = text[:i], text[i+2:]
 	}
 	what := "plan"
-	if gone := (*noInterfaceError)(nil); errors.As(err, &gone) {
+	gone, down := (*noInterfaceError)(nil), (*downError)(nil)
+	if errors.As(err, &gone) || errors.As(err, &down) {
 		what = "interface"
 	}
 	return []Finding{{What: what, Fatal: true, Text: text, Remedy: remedy}}
@@ -185,11 +186,12 @@ func inspectTracking(cfg *Config, live *Live, plan *Plan, add func(Finding)) {
 		Remedy: remedy})
 }
 
-// inspectLinks: what is down carries nothing.
+// inspectLinks: what is down carries nothing. Where servers are behind it, it may be in no plan, because their prefix has another route, as the default one.
 func inspectLinks(live *Live, plan *Plan, add func(Finding)) {
-	for _, name := range plan.interfaces() {
-		if l, ok := live.link(name); ok && !l.Up {
-			add(Finding{What: "interface", Text: fmt.Sprintf("interface %s is down", name), Remedy: "ip link set dev " + quote(name) + " up"})
+	planned := plan.interfaces()
+	for _, l := range live.Links {
+		if !l.Up && slices.Contains(planned, l.Name) || live.wouldLead(&l, plan.exempt.prefixes...) {
+			add(Finding{What: "interface", Text: fmt.Sprintf("interface %s is down", l.Name), Remedy: upCommand(l.Name)})
 		}
 	}
 }

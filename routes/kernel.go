@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,7 +126,33 @@ func (k *kernel) links() (out []Link, err error) {
 		}
 		return err
 	})
+	if err != nil || !slices.ContainsFunc(out, func(l Link) bool { return !l.Up }) {
+		return out, err
+	}
+	err = consistent("addresses", func() error {
+		addresses, err := k.h.AddrList(nil, netlink.FAMILY_ALL)
+		for i := range out {
+			out[i].Networks = nil
+			for _, a := range addresses {
+				if n := networkOf(&a); a.LinkIndex == out[i].Index && !out[i].Up && n.IsValid() {
+					out[i].Networks = append(out[i].Networks, n)
+				}
+			}
+		}
+		return err
+	})
 	return out, err
+}
+
+// networkOf is what the kernel makes a route to because of an address: its network, or its peer. It isn't valid if there is neither.
+func networkOf(a *netlink.Addr) netip.Prefix {
+	if a.Peer != nil {
+		return prefixOf(a.Peer).Masked()
+	}
+	if n := prefixOf(a.IPNet); n.IsValid() && !n.IsSingleIP() {
+		return n.Masked()
+	}
+	return netip.Prefix{}
 }
 
 // linkKind is Link.Kind: the library calls TUN and TAP by one name, and the kernel by another.

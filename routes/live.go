@@ -48,6 +48,8 @@ type Link struct {
 	Up, Loopback bool
 	// Master is the index of the bridge, bond or VRF that the link is a port of, or 0.
 	Master int
+	// Networks are those of its addresses, if it is down: the kernel has taken the routes to them away. IPv6 addresses have mostly gone with them.
+	Networks []netip.Prefix
 }
 
 // Rule is one policy rule.
@@ -191,6 +193,14 @@ func (l *Live) linkByIndex(index int) (Link, bool) {
 		return Link{}, false
 	}
 	return l.Links[i], true
+}
+
+// wouldLead says that a link would lead to one of the prefixes if it weren't down, and nothing else does in its place.
+func (l *Live) wouldLead(link *Link, prefixes ...netip.Prefix) bool {
+	return !link.Up && slices.ContainsFunc(link.Networks, func(n netip.Prefix) bool {
+		return slices.ContainsFunc(prefixes, n.Overlaps) &&
+			!slices.ContainsFunc(l.Routes, func(r Route) bool { return r.Table == unix.RT_TABLE_MAIN && r.Dst == n })
+	})
 }
 
 // devices returns the names below net/<family>/conf, in order: the interfaces, "all" and "default".

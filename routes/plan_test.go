@@ -177,6 +177,19 @@ func TestPlanRefuses(t *testing.T) {
 		{"prefix without a route", func(_ *Config, l *Live) {
 			l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Family == V6 })
 		}, []string{"2001:db8:1::/64", "no route", "routing.server_interfaces"}},
+		{"prefix without a route since its interface is down", func(_ *Config, l *Live) {
+			l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Family == V4 })
+			l.Links[2].Up, l.Links[2].Networks = false, prefixes("192.0.2.0/24")
+			l.Links[4].Networks = prefixes("203.0.113.0/24")
+		}, []string{"prefix 192.0.2.0/24 has no route in the main table, and interface eth1 is down: ip link set dev eth1 up"}},
+		{"prefix without a route since the interface that had it is down", func(c *Config, l *Live) {
+			l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Family == V6 })
+			l.Links[2].Up, c.KeptServers = false, []string{"eth1"}
+		}, []string{"prefix 2001:db8:1::/64 has no route in the main table, and interface eth1 is down: ip link set dev eth1 up"}},
+		{"prefix without a route, maybe since an interface is down", func(_ *Config, l *Live) {
+			l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Family == V4 })
+			l.Links[4].Networks = prefixes("203.0.113.0/24")
+		}, []string{"192.0.2.0/24 has no route in the main table (down, with addresses: eth3): add one"}},
 		{"only a narrower route", func(_ *Config, l *Live) {
 			l.Routes = slices.DeleteFunc(l.Routes, func(r Route) bool { return r.Family == V4 })
 			l.Routes = append(l.Routes, testRoute(7, "192.0.2.0/24", "eth1"))

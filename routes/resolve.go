@@ -176,7 +176,7 @@ func serverSide(cfg *Config, prefixes []netip.Prefix, live *Live) ([]string, err
 	for _, p := range prefixes {
 		routes := routesTo(p, live)
 		if len(routes) == 0 {
-			return nil, fmt.Errorf("prefix %v has no route in the main table: add one, or name the interfaces in routing.server_interfaces", p)
+			return nil, noRoute(p, cfg, live)
 		}
 		for _, r := range routes {
 			if r.Type != unix.RTN_UNICAST {
@@ -207,6 +207,39 @@ func serverSide(cfg *Config, prefixes []netip.Prefix, live *Live) ([]string, err
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// downError is about an interface whose routes the kernel has taken away because it is down.
+type downError struct {
+	prefix netip.Prefix
+	name   string
+}
+
+func (e *downError) Error() string {
+	return fmt.Sprintf("prefix %v has no route in the main table, and interface %s is down: %s", e.prefix, e.name, upCommand(e.name))
+}
+
+// upCommand is the command that brings an interface up.
+func upCommand(name string) string { return "ip link set dev " + quote(name) + " up" }
+
+// noRoute says why there is no route to p, as far as that can be known: one that led by a router leaves nothing behind, and is guessed from what is down.
+func noRoute(p netip.Prefix, cfg *Config, live *Live) error {
+	var down []string
+	for _, l := range live.Links {
+		switch {
+		case l.Up || l.Loopback || l.Name == cfg.TUN:
+		case live.wouldLead(&l, p), slices.Contains(cfg.KeptServers, l.Name):
+			return &downError{p, l.Name}
+		case len(l.Networks) > 0:
+			down = append(down, l.Name)
+		}
+	}
+	hint := ""
+	if len(down) > 0 {
+		slices.Sort(down)
+		hint = " (down, with addresses: " + listed(down) + ")"
+	}
+	return fmt.Errorf("prefix %v has no route in the main table%s: add one, or name the interfaces in routing.server_interfaces", p, hint)
 }
 
 // routesTo returns the main table's routes that packets to p can take: the narrowest one that covers p,

@@ -20,7 +20,7 @@ func (p *Plan) String() string {
 	return b.String()
 }
 
-func (p *Plan) linkUp() string { return "ip link set dev " + quote(p.cfg.TUN) + " up" }
+func (p *Plan) linkUp() string { return upCommand(p.cfg.TUN) }
 
 // quote makes s one word for a shell. The kernel allows nearly everything in an interface's name.
 func quote(s string) string {
