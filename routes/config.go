@@ -48,6 +48,9 @@ type Config struct {
 	KeptClients, KeptServers []string
 	// Prefixes are those of all services, of either family. At least one.
 	Prefixes []netip.Prefix
+	// Ports are the ranges of ports that are protected in each of Prefixes, both ends included; in a prefix that has none nothing is. nil means all ports of all.
+	// Only Around asks for them.
+	Ports map[netip.Prefix][][2]uint16
 	// Bypass says that packets take the main table while nobody reads from the TUN; otherwise they are dropped.
 	Bypass bool
 	// Notrack says when this traffic is exempted from connection tracking.

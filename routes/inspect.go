@@ -38,6 +38,7 @@ func Inspect(cfg Config, live Live, plan *Plan) (out []Finding) {
 	}
 	inspectLinks(&live, plan, add)
 	inspectWays(&live, plan, add)
+	inspectRules(&live, plan, add)
 	return out
 }
 
@@ -230,5 +231,13 @@ func inspectWays(live *Live, plan *Plan, add func(Finding)) {
 					side.of, name, side.key),
 				Remedy: fmt.Sprintf("set %s to [%s], or to auto", side.key, strings.Join(append(slices.Clone(side.interfaces), name), ", "))})
 		}
+	}
+}
+
+// inspectRules: what rules ahead of levee's take doesn't come to it, and connections break of which only one direction does.
+func inspectRules(live *Live, plan *Plan, add func(Finding)) {
+	detours, whole := plan.Around(live)
+	for _, d := range detours {
+		add(Finding{What: "rule", Fatal: whole, Text: d.Text, Remedy: d.Remedy})
 	}
 }

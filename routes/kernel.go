@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,6 +58,7 @@ func (k *kernel) read(cfg *Config) (live Live, err error) {
 	if err := readExemption(&live); err != nil {
 		return Live{}, err
 	}
+	seen := make(map[wayKey]bool)
 	for _, f := range families(&live) {
 		rules, err := k.rules(f)
 		if err != nil {
@@ -65,7 +67,10 @@ func (k *kernel) read(cfg *Config) (live Live, err error) {
 		for _, r := range rules {
 			live.Rules = append(live.Rules, ruleOf(&r))
 		}
-		matters := func(r *Route) bool { return routeMatters(cfg, r) }
+		matters := func(r *Route) bool {
+			live.noteWay(cfg, seen, r)
+			return routeMatters(cfg, r)
+		}
 		routes, err := k.routes(f, &live, matters)
 		if err != nil {
 			return Live{}, err
@@ -97,6 +102,30 @@ func routeMatters(cfg *Config, r *Route) bool {
 		}
 	}
 	return false
+}
+
+// wayKey is what Live.Ways has one of.
+type wayKey struct {
+	family    Family
+	name      string
+	isDefault bool
+}
+
+// noteWay adds to Live.Ways what seen has none of yet. It looks at every route of what may be a table of the whole Internet.
+func (l *Live) noteWay(cfg *Config, seen map[wayKey]bool, r *Route) {
+	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST || r.Own() {
+		return
+	}
+	for _, name := range r.Interfaces {
+		key := wayKey{r.Family, name, r.Dst.Bits() == 0}
+		if seen[key] || r.Dst.Addr().IsLinkLocalUnicast() || r.Dst.Addr().IsMulticast() || !key.isDefault && slices.ContainsFunc(cfg.Prefixes, r.Dst.Overlaps) {
+			continue
+		}
+		seen[key] = true
+		way := *r
+		way.Interfaces = []string{name}
+		l.Ways = append(l.Ways, way)
+	}
 }
 
 // consistent repeats a dump until the kernel says that nothing changed underneath.
@@ -168,10 +197,29 @@ func linkKind(l netlink.Link) string {
 
 func (k *kernel) rules(f Family) (out []netlink.Rule, err error) {
 	err = consistent(f.String()+" rules", func() (err error) {
-		out, err = k.h.RuleList(f.af())
-		return err
+		if out, err = k.h.RuleList(f.af()); err != nil {
+			return err
+		}
+		return readActions(f, out)
 	})
 	return out, err
+}
+
+// readActions fills in what the rules do, which the library doesn't read.
+func readActions(f Family, rules []netlink.Rule) error {
+	request := nl.NewNetlinkRequest(unix.RTM_GETRULE, unix.NLM_F_DUMP|unix.NLM_F_REQUEST)
+	request.AddData(nl.NewIfInfomsg(f.af()))
+	messages, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWRULE)
+	if err != nil {
+		return err
+	}
+	if len(messages) != len(rules) {
+		return netlink.ErrDumpInterrupted // they have changed since
+	}
+	for i, m := range messages {
+		rules[i].Type = nl.DeserializeRtMsg(m).Type // both headers have it in the same place
+	}
+	return nil
 }
 
 // rawRoutes lists the routes of all tables that keep accepts.
@@ -237,9 +285,58 @@ func ruleOf(n *netlink.Rule) Rule {
 	add(n.SuppressPrefixlen != -1, "suppress_prefixlength %d", n.SuppressPrefixlen)
 	add(n.SuppressIfgroup != -1, "suppress_ifgroup %d", n.SuppressIfgroup)
 	add(n.Flow > 0, "realms %d", n.Flow)
-	add(n.Goto >= 0, "goto %d", n.Goto)
+	switch {
+	case n.Goto >= 0:
+		add(true, "goto %d", n.Goto)
+	case n.Type != nl.FR_ACT_TO_TBL:
+		add(true, "%s", actionName(n.Type))
+	case n.Table == 0:
+		add(true, "l3mdev")
+	}
 	r.Other = strings.Join(other, " ")
+	r.asks = selectorsOf(n)
 	return r
+}
+
+func actionName(action uint8) string {
+	switch action {
+	case nl.FR_ACT_BLACKHOLE:
+		return "blackhole"
+	case nl.FR_ACT_UNREACHABLE:
+		return "unreachable"
+	case nl.FR_ACT_PROHIBIT:
+		return "prohibit"
+	case nl.FR_ACT_NOP:
+		return "nop"
+	}
+	return fmt.Sprintf("action-%d", action)
+}
+
+// selectorsOf reads what Rule.Other has the words of.
+func selectorsOf(n *netlink.Rule) selectors {
+	s := selectors{not: n.Invert, longer: n.SuppressPrefixlen + 1}
+	mask := uint32(1<<32 - 1)
+	if n.Mask != nil {
+		mask = *n.Mask
+	}
+	s.never = n.Mark&mask != 0 || n.Tos != 0 || n.TunID != 0 || n.OifName != "" || n.UIDRange != nil && n.UIDRange.Start > 0
+	if n.Sport != nil {
+		s.sport = [2]uint16{n.Sport.Start, n.Sport.End}
+	}
+	if n.Dport != nil {
+		s.dport = [2]uint16{n.Dport.Start, n.Dport.End}
+	}
+	switch {
+	case n.Goto >= 0:
+		s.jump = n.Goto
+	case n.Type == nl.FR_ACT_BLACKHOLE, n.Type == nl.FR_ACT_UNREACHABLE, n.Type == nl.FR_ACT_PROHIBIT:
+		s.drops = true
+	case n.Type == nl.FR_ACT_TO_TBL && n.Table == 0:
+		s.vrf = true
+	case n.Type != nl.FR_ACT_TO_TBL:
+		s.never = true
+	}
+	return s
 }
 
 func routeOf(f Family, n *netlink.Route, live *Live) Route {

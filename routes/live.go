@@ -18,6 +18,8 @@ type Live struct {
 	// Routes are those of the main table that contain a protected prefix or lie in one, local
 	// addresses of the same kind, all of Config.Table, and all with levee's tag.
 	Routes []Route
+	// Ways are routes of the main table to others than the protected prefixes: for each family and interface the default route, if there is one, and one of the rest.
+	Ways []Route
 	// Sysctls are values without the newline, by key: the path below /proc/sys, as
 	// "net/ipv4/conf/eth0.100/rp_filter".
 	Sysctls map[string]string
@@ -68,6 +70,20 @@ type Rule struct {
 	// Other are the selectors and actions that levee never uses, as `ip rule` writes them, so that
 	// rules that have some never compare equal to one of ours.
 	Other string
+	asks  selectors
+}
+
+// selectors are what Rule.Other has in words, for packets that are forwarded without a mark. They are zero for rules of levee's.
+type selectors struct {
+	// not turns all selectors of the rule around; never means that one of them asks for what no such packet has.
+	not, never bool
+	// sport and dport are ranges, 0 to 0 for any.
+	sport, dport [2]uint16
+	// longer: a route counts if its prefix has so many bits at least.
+	longer int
+	// jump is the priority that it goes on with; drops says that no packet goes on; vrf that it's for those of a VRF alone.
+	jump       int
+	drops, vrf bool
 }
 
 // Own says whether the rule carries levee's tag.
@@ -95,7 +111,10 @@ func (r Rule) String() string {
 	if r.Other != "" {
 		s += " " + r.Other
 	}
-	return s + fmt.Sprintf(" lookup %s protocol %d", tableName(r.Table), r.Protocol)
+	if r.Table != 0 {
+		s += " lookup " + tableName(r.Table)
+	}
+	return s + fmt.Sprintf(" protocol %d", r.Protocol)
 }
 
 // command returns the `ip` command that does verb ("add", "del") to the rule.

@@ -118,10 +118,10 @@ func (p *Plan) SameRouting(o *Plan) bool {
 	return slices.Equal(p.rules, o.rules) && slices.EqualFunc(p.routes, o.routes, Route.equal)
 }
 
-// Concerns says whether a route to dst in the main table, or a local one, has a say in the plan: it contains a protected prefix or
-// lies in one.
-func (p *Plan) Concerns(dst netip.Prefix) bool {
-	return slices.ContainsFunc(p.cfg.Prefixes, dst.Overlaps)
+// Concerns says whether a route to dst has a say in the plan: it is in levee's table, or it contains a protected prefix or lies in one, in whatever table, as
+// there may be a rule of somebody else's for that.
+func (p *Plan) Concerns(table int, dst netip.Prefix) bool {
+	return table == p.cfg.Table || slices.ContainsFunc(p.cfg.Prefixes, dst.Overlaps)
 }
 
 // Report returns what the last Apply or Remove had to leave as it was, one line for each: values that

@@ -22,11 +22,11 @@ var watched = []uint{
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 }
 
-// Watch calls changed whenever the kernel says that something happened which a plan may be about: a rule or one of levee's routes is gone,
+// Watch calls changed whenever the kernel says that something happened which a plan may be about: a rule is new or gone, one of levee's routes is gone,
 // an interface or its addresses have changed, or another route that concerns says matters. Several events may make one call. It works in
 // the network namespace of the thread that calls it, and returns when ctx is done. When it can't hear the kernel it says so to failed, once until it
 // can, and goes on trying; as something may have happened meanwhile, it then calls changed.
-func Watch(ctx context.Context, concerns func(dst netip.Prefix) bool, changed func(), failed func(error)) {
+func Watch(ctx context.Context, concerns func(table int, dst netip.Prefix) bool, changed func(), failed func(error)) {
 	persist(ctx, watchAgain, func(changed func()) error { return watch(ctx, concerns, changed) }, changed, failed)
 }
 
@@ -53,7 +53,7 @@ func persist(ctx context.Context, pause time.Duration, try func(changed func()) 
 }
 
 // watch calls changed when it begins, too. It returns nil when ctx is done.
-func watch(ctx context.Context, concerns func(netip.Prefix) bool, changed func()) error {
+func watch(ctx context.Context, concerns func(int, netip.Prefix) bool, changed func()) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, watched...)
 	if err != nil {
 		return fmt.Errorf("watch rules and routes: %w", err)
@@ -84,9 +84,9 @@ func watch(ctx context.Context, concerns func(netip.Prefix) bool, changed func()
 }
 
 // matters says whether a message is about something of a plan's.
-func matters(kind uint16, data []byte, concerns func(netip.Prefix) bool) bool {
+func matters(kind uint16, data []byte, concerns func(int, netip.Prefix) bool) bool {
 	switch kind {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		return true
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		if len(data) < unix.SizeofRtMsg {
@@ -97,7 +97,7 @@ func matters(kind uint16, data []byte, concerns func(netip.Prefix) bool) bool {
 			return kind == unix.RTM_DELROUTE
 		}
 		dst, table, ok := destination(m, data[unix.SizeofRtMsg:])
-		return ok && (table == unix.RT_TABLE_MAIN || m.Type == unix.RTN_LOCAL) && concerns(dst)
+		return ok && concerns(table, dst)
 	}
 	return false
 }

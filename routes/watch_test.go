@@ -18,7 +18,7 @@ func TestWatchesEnd(t *testing.T) {
 	enterNamespace(t)
 	for name, watch := range map[string]func(ctx context.Context) error{
 		"rules and routes": func(ctx context.Context) error {
-			Watch(ctx, func(netip.Prefix) bool { return true }, func() {}, func(err error) { t.Error(err) })
+			Watch(ctx, func(int, netip.Prefix) bool { return true }, func() {}, func(err error) { t.Error(err) })
 			return nil
 		},
 		"connection tracking": func(ctx context.Context) error {
@@ -78,7 +78,7 @@ func TestWatchOverrun(t *testing.T) {
 	calls := make(chan struct{}, 1000)
 	first := true
 	stop := inNamespaceOf(t, func() error {
-		return watch(ctx, func(netip.Prefix) bool { return false }, func() {
+		return watch(ctx, func(int, netip.Prefix) bool { return false }, func() {
 			if first {
 				first = false
 				close(begun)

@@ -231,3 +231,21 @@ func TestExplain(t *testing.T) {
 		t.Errorf("%d\n%s", code, stdout)
 	}
 }
+
+// TestExplainElsewhere: a client whose interface isn't named goes around levee, and the remedy is to name it. A connection that a protected server opens, or one to a port of no service,
+// passes levee too, and each part of its way is shown.
+func TestExplainElsewhere(t *testing.T) {
+	g := newGateway(t, "routing: {client_interfaces: [client0]}\n"+services)
+	g.start()
+	client, server := g.lab.Clients[0].AddrPort(false, 40000), g.lab.Servers[0].AddrPort(false, 80)
+	code, stdout, _ := g.levee("explain", "tcp", client.String(), server.String(), "--in", "server0")
+	if code != 0 || strings.Count(stdout, "PROBLEM") != 1 || !strings.Contains(stdout, "see\n           routing.client_interfaces\n") || strings.Contains(stdout, "plan --diff") ||
+		!strings.Contains(stdout, "A SYN now does not reach levee") {
+		t.Errorf("%d\n%s", code, stdout)
+	}
+	for _, ends := range [][2]string{{client.String(), netip.AddrPortFrom(server.Addr(), 9999).String()}, {server.Addr().String(), netip.AddrPortFrom(client.Addr(), 9000).String()}} {
+		if code, stdout, _ := g.levee("explain", "tcp", ends[0], ends[1]); code != 0 || !strings.Contains(stdout, "\nto client ") || strings.Contains(stdout, "PROBLEM") {
+			t.Errorf("%v: %d\n%s", ends, code, stdout)
+		}
+	}
+}

@@ -298,3 +298,82 @@ func TestMendRetried(t *testing.T) {
 		return strings.Contains(c.Output(), "a problem is over") && before == withoutIndex(g.snapshot())
 	})
 }
+
+// TestAround: a rule or a route of somebody else's that takes packets around levee is a problem until it is gone, wherever one looks, and levee isn't ready if there is a
+// prefix of which it takes everything.
+func TestAround(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	c := g.start()
+	explain := func(port string) string {
+		_, stdout, _ := g.levee("explain", "tcp", g.lab.Clients[0].AddrPort(false, 1).Addr().String(), g.lab.Servers[0].AddrPort(false, 1).Addr().String()+":"+port)
+		return strings.Join(strings.Fields(stdout), " ")
+	}
+	const goesOn = "A SYN now passes unchanged: no service protects either end."
+	for _, tt := range []struct {
+		name, thing string
+		problem     string // empty: it is none
+		ready       bool
+		explain     string // of a SYN
+		other       string // of one to a port of no service
+	}{
+		{"all to the servers", "rule priority 100 to 192.0.2.0/24 lookup main",
+			`the IPv4 rule "priority 100 to 192.0.2.0/24 lookup main protocol 0" is ahead of levee's and takes packets to 192.0.2.0/24 that come in by client0 around levee, to server0: set routing.priority to 90, or give it a priority above 7309`,
+			false, `around levee, by the rule "priority 100 to 192.0.2.0/24 lookup main protocol 0", which is ahead of levee's: set routing.priority to 90`, goesOn},
+		{"one server", "rule priority 100 to 192.0.2.77 lookup main", `takes packets to 192.0.2.0/24 that come in by`, true, "is answered with a cookie", goesOn},
+		{"what levee sends", "rule priority 7000 iif tun0 blackhole",
+			`the IPv4 rule "priority 7000 iif tun0 blackhole protocol 0" is ahead of levee's and drops packets to 192.0.2.0/24 that come in by tun0`,
+			false, `are dropped by the rule "priority 7000 iif tun0 blackhole protocol 0", which is ahead of levee's`,
+			`are dropped by the rule "priority 7000 iif tun0 blackhole protocol 0", which is ahead of levee's: set routing.priority to 6990, or give it a priority above 7309 ` + goesOn + " But see the problem above."},
+		{"among levee's", "rule priority 7305 from 198.51.100.10 to 192.0.2.10 lookup main", `rule priorities 7300-7309 are taken`, true, "is answered with a cookie", goesOn},
+		{"a route to one server", "route 192.0.2.77/32 dev server0 table 7332", `routing table 7332 is taken: the IPv4 route "192.0.2.77/32 dev server0`, true, "is answered with a cookie", goesOn},
+		{"a route to all servers", "route 192.0.2.0/24 dev server0 table 7332", `routing table 7332 is taken: the IPv4 route "192.0.2.0/24 dev server0`, false,
+			`around levee, by the route "192.0.2.0/24 dev server0 table 7332 proto 3 metric 0", which is not levee's: delete it`, goesOn},
+		{"a route to clients", "route 198.18.0.0/15 dev client0 table 7332", `routing table 7332 is taken: the IPv4 route "198.18.0.0/15 dev client0`, true, "is answered with a cookie", goesOn},
+		{"a mark", "rule priority 100 fwmark 0x1 lookup main", "", true, "is answered with a cookie", goesOn},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			log := len(c.Output())
+			object, what, _ := strings.Cut(tt.thing, " ")
+			g.ip("ip " + object + " add " + what)
+			if tt.problem == "" {
+				time.Sleep(mendTime)
+			} else {
+				g.within("it is a problem", func() bool { return len(g.kernel().Problems) > 0 })
+			}
+			problems := strings.Join(g.kernel().Problems, "\n")
+			if !strings.Contains(problems, tt.problem) || (tt.problem == "") != (problems == "") || strings.Contains(problems, "\n") {
+				t.Errorf("problems in status: %s", problems)
+			}
+			if _, stdout, _ := g.levee("status"); strings.Contains(stdout, "not ready") == tt.ready {
+				t.Errorf("status:\n%s", stdout)
+			}
+			if code, stdout, _ := g.levee("plan", "--diff"); code != map[bool]int{true: 1}[tt.problem != ""] || !strings.Contains(strings.Join(strings.Fields(stdout), " "), problems) {
+				t.Errorf("plan --diff: %d\n%s", code, stdout)
+			}
+			if _, stdout, stderr := g.levee("check"); !strings.Contains(stdout+stderr, firstOf(problems)) {
+				t.Errorf("check:\n%s%s", stdout, stderr)
+			}
+			if says := explain("80"); !strings.Contains(says, tt.explain) {
+				t.Errorf("explain: %s", says)
+			}
+			if says := explain("9999"); !strings.HasSuffix(says, tt.other) || strings.Count(says, "answer in") != map[bool]int{true: 1}[!strings.Contains(says, "tun0: no way") && strings.Contains(says, "to tun0")] {
+				t.Errorf("explain of another port: %s", says)
+			}
+			time.Sleep(mendTime / 2)
+			g.ip("ip " + object + " del " + what)
+			g.within("it is over", func() bool { return len(g.kernel().Problems) == 0 })
+			if _, stdout, _ := g.levee("status"); strings.Contains(stdout, "not ready") {
+				t.Errorf("status afterwards:\n%s", stdout)
+			}
+			if said := lines(c.Output()[log:]); len(said) != map[bool]int{true: 1}[tt.problem != ""] {
+				t.Errorf("the log says %q", said)
+			}
+		})
+	}
+}
+
+// firstOf is a problem without the remedy.
+func firstOf(problem string) string {
+	return problem[:max(strings.LastIndex(problem, ": "), 0)]
+}

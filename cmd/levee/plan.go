@@ -109,6 +109,7 @@ func differenceOf(ctx context.Context, cfg config.Config, l *daemon.Layout) (*di
 		return nil, err
 	}
 	slices.Sort(down)
+	steps = append(l.Detours(), steps...)
 	return &difference{Same: len(steps) == 0, Daemon: runs(ctx, cfg), Down: append([]string{}, down...), Steps: append([]routes.Step{}, steps...)}, nil
 }
 

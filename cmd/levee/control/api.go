@@ -37,7 +37,7 @@ type Status struct {
 
 // Kernel is what became of what levee has set up in the kernel.
 type Kernel struct {
-	// Problems are what levee can't put right, one line each: an interface that is down or gone, something of somebody else's in the way.
+	// Problems are what levee can't put right, one line each: an interface that is down or gone, something of somebody else's in the way or ahead.
 	Problems []string `json:"problems"`
 	// Repairs counts how often something was put right since the start that others had changed: the tun, routing (rules and routes), notrack (the
 	// exemption from connection tracking), sysctls;

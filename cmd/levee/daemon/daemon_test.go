@@ -226,6 +226,10 @@ func TestSettingsArrive(t *testing.T) {
 		StateDir: "/state", SecretShared: true,
 		Services: []proxy.Service{service("a", "192.0.2.0/25"), service("b", "192.0.2.128/25", "2001:db8::/64")},
 	}
+	cfg.Services[1].Ports = []proxy.PortRange{{First: 80, Last: 81}}
+	off := service("c", "2001:db8::/64")
+	off.Mode = proxy.ModeOff
+	cfg.Services = append(cfg.Services, off)
 	got := proxyConfig(cfg, &Layout{MTU: 1400, sources: sources{prefixes("10.0.0.0/8"), prefixes("10.255.255.255/32")}}, cookie.Secret{14})
 	if got.Memory == nil {
 		t.Error("the flow table lies in Go's heap")
@@ -241,6 +245,9 @@ func TestSettingsArrive(t *testing.T) {
 	if got, want := routesConfig(cfg), (routes.Config{
 		TUN: "tun7", Table: 8, Priority: 9, ClientInterfaces: []string{"c"}, ServerInterfaces: []string{"s"}, StateFile: "/state/sysctls.json",
 		Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("192.0.2.128/25"), netip.MustParsePrefix("2001:db8::/64")},
+		Ports: map[netip.Prefix][][2]uint16{
+			netip.MustParsePrefix("192.0.2.0/25"): {{1, 65535}}, netip.MustParsePrefix("192.0.2.128/25"): {{80, 81}}, netip.MustParsePrefix("2001:db8::/64"): {{80, 81}},
+		},
 	}); !reflect.DeepEqual(got, want) {
 		t.Errorf("routes: %+v, want %+v", got, want)
 	}

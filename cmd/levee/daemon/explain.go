@@ -27,8 +27,8 @@ func (d *daemon) Explain(q control.Question) (control.Explanation, error) {
 		if err != nil {
 			return x, err
 		}
-		t.live = live
-		t.clients = d.layout.Routes.ClientInterfaces()
+		t.live, t.plan = live, d.layout.Routes
+		t.clients = t.plan.ClientInterfaces()
 	}
 	t.trace(q)
 	return x, nil
@@ -38,6 +38,7 @@ func (d *daemon) Explain(q control.Question) (control.Explanation, error) {
 type tracer struct {
 	tun  string
 	live routes.Live
+	plan *routes.Plan // nil if the operator does the routing
 	// clients are the interfaces whose packets levee takes; none if the operator does the routing.
 	clients     []string
 	explanation *control.Explanation
@@ -54,13 +55,14 @@ func (t *tracer) trace(q control.Question) {
 		}
 		q.In = way.Interface
 	}
-	if proxied && t.explanation.Service != "" && len(t.clients) > 0 && !slices.Contains(t.clients, q.In) {
+	elsewhere := proxied && t.explanation.Service != "" && len(t.clients) > 0 && !slices.Contains(t.clients, q.In)
+	if elsewhere {
 		t.problem("the client comes in by %s, which is not among the client interfaces (%s): SYNs from there go around levee; see routing.client_interfaces",
 			q.In, strings.Join(t.clients, ", "))
 	}
-	there := t.hop("to_levee", q.In, q.Client, q.Server, proxied)
-	if !proxied {
-		return
+	there := t.hop("to_levee", q.In, q.Client, q.Server, proxied && !elsewhere)
+	if elsewhere {
+		t.explanation.Path[0].OK = false
 	}
 	if there.Out != t.tun {
 		return // what follows is not for levee
@@ -69,7 +71,10 @@ func (t *tracer) trace(q control.Question) {
 	if out.Out == "" {
 		return
 	}
-	t.hop("answer_to_levee", out.Out, q.Server, q.Client, true)
+	answer := t.hop("answer_to_levee", out.Out, q.Server, q.Client, proxied)
+	if !proxied && answer.Out != t.tun {
+		return // levee passes the one direction, and needn't see the other
+	}
 	back := t.hop("to_client", t.tun, q.Server, q.Client, false)
 	if back.Out != "" && back.Out != q.In {
 		t.problem("answers leave by %s, but the client comes in by %s: that is well only if the hosts behind %s pass them on", back.Out, q.In, back.Out)
@@ -81,7 +86,13 @@ func (t *tracer) hop(step, in string, src, dst netip.AddrPort, intoTUN bool) con
 	hop := control.Hop{Step: step, In: in}
 	probe := routes.Probe{Iif: in, Src: src, Dst: dst}
 	way, err := routes.Lookup(probe)
+	cause, foreign := "", false
+	if t.plan != nil {
+		cause, foreign = t.plan.Blame(&t.live, probe, way) // the zero Way if there is none
+	}
 	switch {
+	case err != nil && foreign:
+		t.problem("packets from %v to %v that come in by %s are dropped by %s", src.Addr(), dst.Addr(), in, cause)
 	case errors.Is(err, routes.ErrNotForwarded):
 		t.problem("the kernel refuses packets from %v to %v that come in by %s: forwarding is off there (sysctl net.ipv4.ip_forward, net.ipv6.conf.all.forwarding), or rp_filter finds their source elsewhere",
 			src.Addr(), dst.Addr(), in)
@@ -89,6 +100,8 @@ func (t *tracer) hop(step, in string, src, dst netip.AddrPort, intoTUN bool) con
 		t.problem("from %s to %v: %v: add one to the main table", in, dst.Addr(), err)
 	case way.Local:
 		t.problem("%v is an address of the gateway itself, which can't be proxied", dst.Addr())
+	case intoTUN && way.Interface != t.tun && foreign:
+		t.problem("packets from %v to %v that come in by %s go to %s, around levee, by %s", src.Addr(), dst.Addr(), in, way.Interface, cause)
 	case intoTUN && way.Interface != t.tun:
 		t.problem("packets from %v to %v that come in by %s go to %s, around levee: see levee plan --diff", src.Addr(), dst.Addr(), in, way.Interface)
 	case !intoTUN && in == t.tun && way.Interface == t.tun:

@@ -158,10 +158,30 @@ func routesConfig(cfg config.Config) routes.Config {
 		ClientInterfaces: cfg.Routing.ClientInterfaces,
 		ServerInterfaces: cfg.Routing.ServerInterfaces,
 		Prefixes:         cfg.Prefixes(),
+		Ports:            protectedPorts(cfg.Services),
 		Bypass:           cfg.Routing.Bypass,
 		Notrack:          cfg.Routing.Notrack,
 		StateFile:        sysctlFile(cfg.StateDir),
 	}
+}
+
+// protectedPorts are those of each prefix, of all services that are not off.
+func protectedPorts(services []proxy.Service) map[netip.Prefix][][2]uint16 {
+	ports := make(map[netip.Prefix][][2]uint16)
+	for _, s := range services {
+		if s.Mode == proxy.ModeOff {
+			continue
+		}
+		for _, p := range s.Prefixes {
+			for _, r := range s.Ports {
+				ports[p] = append(ports[p], [2]uint16{r.First, r.Last})
+			}
+			if len(s.Ports) == 0 {
+				ports[p] = append(ports[p], [2]uint16{1, 65535})
+			}
+		}
+	}
+	return ports
 }
 
 // sysctlFile is where routes keeps what it has to restore.

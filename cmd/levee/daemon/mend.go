@@ -22,6 +22,8 @@ const (
 	// mendShare bounds the repairs' share of a processor: after each look there is a pause of so many times what it took. It takes long where there
 	// is a routing table of the whole Internet.
 	mendShare = 4
+	// lookAround is how often levee looks whether a rule of somebody else's takes packets still: which of its table's routes matter isn't known.
+	lookAround = 10 * time.Second
 )
 
 // mend puts right what others do to what levee has set up in the kernel, and follows the interfaces that come, go and change:
@@ -30,7 +32,7 @@ const (
 //	rules, routes, sysctls taken away or changed        ─▶ put back
 //	the exemption from connection tracking flushed, or needed for the first time ─▶ made
 //	interfaces and addresses that appear and disappear  ─▶ the rules follow, where the configuration says auto
-//	anything else that is in the way                    ─▶ a problem in status
+//	rules that take packets around levee's, and anything else that is in the way ─▶ a problem in status
 //	the flow file removed or replaced                   ─▶ the same: the flows in memory have no name to be found by
 func (d *daemon) mend() error {
 	managed := d.layout.Routes != nil
@@ -58,7 +60,7 @@ func (d *daemon) mend() error {
 			case <-d.mending.changed:
 				changed = true
 			case now := <-poll.C:
-				changed = m.failed || d.mending.due(now) || managed && d.sysctlsChanged()
+				changed = m.failed || d.mending.due(now) || !m.around.IsZero() && now.Sub(m.around) >= lookAround || managed && d.sysctlsChanged()
 			}
 			if !m.run(ctx, d, changed) {
 				return
@@ -76,6 +78,8 @@ type mender struct {
 	// failed: the latest look at the routing has ended in an error, so that there must be another.
 	failed      bool
 	unprotected bool
+	// around is when the latest look found that packets go around levee; zero if it didn't.
+	around time.Time
 }
 
 // run looks once, at the routing too if something has changed. It returns false when ctx is done.
@@ -97,7 +101,13 @@ func (m *mender) run(ctx context.Context, d *daemon, changed bool) bool {
 	case err != nil: // what has its name isn't levee's
 		m.tun, m.failed = []string{oneLine(err)}, true
 	case m.managed && (changed || repaired):
-		m.routing, m.failed, m.unprotected = d.mendRouting(repaired)
+		var around bool
+		if m.routing, m.failed, m.unprotected, around = d.mendRouting(repaired); around {
+			m.around = time.Now()
+		} else if !m.around.IsZero() && !m.failed {
+			m.around = time.Time{}
+			d.proxy.WentAround(time.Now())
+		}
 	case repaired:
 		if err := linkUp(d.device.Name()); err != nil {
 			m.tun = append(m.tun, oneLine(err))
@@ -140,10 +150,10 @@ func (d *daemon) repaired(r repair, message string, args ...any) {
 }
 
 // concerns says whether a route may matter to the plan.
-func (d *daemon) concerns(dst netip.Prefix) bool {
+func (d *daemon) concerns(table int, dst netip.Prefix) bool {
 	d.reloads.mu.Lock()
 	defer d.reloads.mu.Unlock()
-	return d.layout.Routes.Concerns(dst)
+	return d.layout.Routes.Concerns(table, dst)
 }
 
 func (d *daemon) sysctlsChanged() bool {
@@ -154,7 +164,8 @@ func (d *daemon) sysctlsChanged() bool {
 
 // mendRouting plans anew for the interfaces and routes that there are now, and makes the kernel as planned. What can't be
 // planned leaves the plan in force, which is repaired all the same, and next to what is in its way. What is missing because the TUN was is not told again.
-func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected bool) {
+// around says that rules of somebody else's take packets around levee all the same.
+func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected, around bool) {
 	r := &d.reloads
 	r.mu.Lock() // a reload changes the plan
 	defer r.mu.Unlock()
@@ -170,7 +181,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 		next = d.layout
 		if next.live, err = routes.Read(routesConfig(cfg)); err != nil {
 			fail(err)
-			return problems, failed, d.mending.unprotected
+			return problems, failed, d.mending.unprotected, false
 		}
 	}
 	live := next.live
@@ -182,7 +193,7 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 	if diff.Repairable() {
 		if err := next.Routes.Update(); err != nil {
 			fail(err)
-			return problems, failed, was.Broken()
+			return problems, failed, was.Broken(), false
 		}
 		d.proxy.WentAround(time.Now())
 		if !told {
@@ -206,7 +217,11 @@ func (d *daemon) mendRouting(told bool) (problems []string, failed, unprotected 
 		problems = append(problems, fmt.Sprintf("interface %s does not exist any more", name))
 	}
 	problems = append(problems, next.warnings...)
-	return problems, failed, false
+	detours, whole := d.layout.Routes.Around(&live)
+	for _, detour := range detours {
+		problems = append(problems, oneLine(detour))
+	}
+	return problems, failed, whole, whole || len(detours) > 0
 }
 
 // tellRepaired counts and logs what was not as planned of the ways into the TUN and of connection tracking.

@@ -67,3 +67,15 @@ func (l *Layout) Differences() (steps []routes.Step, down []string, err error) {
 	diff := l.Routes.Diff(l.live)
 	return append(steps, diff.Steps()...), append(diff.DownInterfaces, diff.MissingInterfaces...), nil
 }
+
+// Detours returns what of somebody else's takes packets around levee without being in the way of a start: no step of levee's puts that right.
+func (l *Layout) Detours() (steps []routes.Step) {
+	if l.Routes == nil {
+		return nil
+	}
+	detours, _ := l.Routes.Around(&l.live)
+	for _, d := range detours {
+		steps = append(steps, routes.Step{About: routes.AboutRule, Change: routes.ChangeConflict, Text: d.Error()})
+	}
+	return steps
+}
