@@ -232,6 +232,34 @@ func inspectWays(live *Live, plan *Plan, add func(Finding)) {
 				Remedy: fmt.Sprintf("set %s to [%s], or to auto", side.key, strings.Join(append(slices.Clone(side.interfaces), name), ", "))})
 		}
 	}
+	inspectNeighbours(live, plan, toClients, add)
+}
+
+// inspectNeighbours looks for networks next to the gateway, or behind routes of their own, whose hosts are no clients because their interface isn't named. That may well
+// be meant, but they can't use the services, so it is one warning for all of them.
+func inspectNeighbours(live *Live, plan *Plan, toClients []Route, add func(Finding)) {
+	if len(plan.cfg.ClientInterfaces) == 0 {
+		return // auto has its reasons
+	}
+	var names, networks []string
+	for _, w := range live.Ways {
+		name := w.Interfaces[0]
+		if l, ok := live.link(name); !ok || l.Loopback || name == plan.cfg.TUN || w.Dst.Bits() == 0 || !slices.Contains(plan.families, w.Family) ||
+			slices.Contains(plan.Interfaces(), name) || slices.Contains(names, name) ||
+			slices.ContainsFunc(toClients, func(r Route) bool { return slices.Contains(r.Interfaces, name) }) {
+			continue
+		}
+		names, networks = append(names, name), append(networks, fmt.Sprintf("%s (%v)", name, w.Dst))
+	}
+	if len(names) == 0 {
+		return
+	}
+	slices.Sort(names)
+	slices.Sort(networks)
+	add(Finding{What: "asymmetry",
+		Text: fmt.Sprintf("hosts behind %s can't use the services: routing.client_interfaces doesn't name the interface, so what they send goes around levee, but the answers don't",
+			listed(networks)),
+		Remedy: fmt.Sprintf("if they are to, set routing.client_interfaces to [%s], or to auto", strings.Join(append(plan.ClientInterfaces(), names...), ", "))})
 }
 
 // inspectRules: what rules ahead of levee's take doesn't come to it, and connections break of which only one direction does.
