@@ -184,9 +184,9 @@ func (w *Worker) directOpening(s *stripe, slot uint32, from side, frame []byte) 
 	w.out.forward(frame)
 }
 
-// waiting notes that the server of a direct flow goes on with its handshake, whose SYN-ACK is in work, though levee has seen the client's reset: that has
-// been lost, or was made to get to levee and no further, by a time to live that ends there or something that the server doesn't heed. The handshake
-// is half-open still, whatever other resets come.
+// waiting notes that the server of a direct flow goes on with its handshake, whose SYN-ACK is in work, though levee has seen the client's reset or
+// acknowledgement: that has been lost, or was made to get to levee and no further, by a time to live that ends there or something that the server doesn't
+// heed. The handshake is half-open still, whatever else of the client's comes.
 func (w *Worker) waiting(f *flow) {
 	p := &w.pkt
 	if svc := w.policy.find(&p.Src, p.SrcPort); f.has(abandoned) && svc.watched() {

@@ -38,7 +38,8 @@ const (
 	// challenged: the latest SYN to the server was sent because of a challenge ACK.
 	challenged
 
-	// abandoned: the client of this direct flow has reset it while it was opening. Such a flow has no use for challenged.
+	// abandoned: the client of this direct flow has reset it while it was opening, or acknowledged what the server has then sent again. Such a flow
+	// has no use for challenged.
 	abandoned = challenged
 	// outbound: whoever accepted this direct flow was no protected server then, so one had opened it. Such a flow has no use for sack. Flow files of
 	// versions that didn't know of it have none, which is no mistake: those flows go on to count for their servers until they end.

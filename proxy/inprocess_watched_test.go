@@ -399,6 +399,35 @@ func TestTupleTurns(t *testing.T) {
 	})
 }
 
+// A client's acknowledgement that the server doesn't take ends no handshake: the server's next SYN-ACK tells. One that it has taken only the second time does.
+func TestHalfOpenAcknowledged(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		v := variant{timestamps: true}
+		s := newSession(t, v, v.watchedConfig(proxy.ModeAuto))
+		c := newRawClient(s)
+		for range 60 {
+			c.port++
+			c.connect()
+			ack := c.segment(0)
+			ack.Timestamps = false // which were agreed upon (RFC 7323 §3.2)
+			c.Send(&ack, nil)
+			if again {
+				s.Advance(1500 * time.Millisecond) // the SYN-ACK again
+				c.acknowledge()
+				hello := c.segment(0)
+				c.Send(&hello, []byte("hello"))
+				s.Advance(100 * time.Millisecond)
+			}
+		}
+		s.Advance(1500 * time.Millisecond)
+		want := 1
+		if again {
+			want = 0
+		}
+		s.wantEngaged(want)
+	}
+}
+
 // Refused and abandoned handshakes are half-open no longer.
 func TestNotHalfOpen(t *testing.T) {
 	v := variant{}

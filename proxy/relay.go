@@ -75,6 +75,10 @@ func (w *Worker) relay(s *stripe, slot uint32, from side, frame []byte) {
 			s.arm(slot, w.due(f)) // sooner than it was
 		}
 	}
+	if f.has(direct) && f.has(abandoned) && from == server && !isRST(p) && plausible {
+		f.flags &^= abandoned // it has a connection after all
+		w.proxy.floods.Refused(w.proxy.table.hash.of(&f.key))
+	}
 	e := f.edit(from, p)
 	p.Apply(&e)
 	w.out.forward(frame)
@@ -86,6 +90,13 @@ func (w *Worker) synAckAgain(s *stripe, slot uint32, from side, frame []byte) {
 	switch {
 	case f.has(direct):
 		if from == server && p.ChecksumOK() {
+			if f.state == StateOpen && isACK(p) && p.Ack == f.clientISN+1 && p.Seq+1 == f.half[server].end {
+				if w.freesServer(s, slot) {
+					return
+				}
+				f.set(abandoned, true) // the acknowledgement that levee has seen was lost, or made to get no further
+				w.waiting(f)
+			}
 			w.accepted(s, slot)
 		}
 		w.out.forward(frame)
