@@ -11,6 +11,9 @@ type tick uint32
 
 const ticksPerSecond = 4
 
+// start is when a tick begins, since the Proxy's start.
+func (t tick) start() time.Duration { return time.Duration(t) * time.Second / ticksPerSecond }
+
 // ticks is after how many ticks d has surely passed: rounded up, and one more because part of the present tick may be
 // over already. A time-out is never early.
 func ticks(d time.Duration) tick {

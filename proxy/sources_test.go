@@ -71,6 +71,18 @@ func (h *host) connect() bool {
 	return answered && h.acknowledge(synAck)
 }
 
+// open opens a connection that is proxied, of client's and server's initial sequence numbers 1000 and 5000, and returns the cookie.
+func (h *host) open() seqnum.Value {
+	h.t.Helper()
+	synAck, _ := h.syn()
+	if !h.acknowledge(synAck) {
+		h.t.Fatal("no flow")
+	}
+	h.hears(stack.Segment{Seq: 5000, Ack: 1001, Flags: flagSYN | flagACK, Window: 65535, MSS: 1460, WScale: 7})
+	h.wantStates(StateOpen, 1)
+	return synAck.Seq
+}
+
 // direct sends a SYN from the next port, and says whether it goes to the server as it is.
 func (h *host) direct() bool {
 	h.port++
@@ -542,7 +554,8 @@ func TestWentAround(t *testing.T) {
 	}
 }
 
-// TestWentAroundRemembered: a connection that was opened around levee goes on although levee remembers another of its ports that is over.
+// TestWentAroundRemembered: a connection that was opened around levee goes on although levee has another of its ports in the record, which is over or was
+// not seen since.
 func TestWentAroundRemembered(t *testing.T) {
 	for name, end := range map[string]func(h *host, k seqnum.Value){
 		"closed": func(h *host, k seqnum.Value) {
@@ -550,24 +563,23 @@ func TestWentAroundRemembered(t *testing.T) {
 			h.hears(stack.Segment{Seq: 5001, Ack: 1002, Flags: flagFIN | flagACK})
 			h.sends(stack.Segment{Seq: 1002, Ack: k + 2, Flags: flagACK})
 		},
+		"half-closed": func(h *host, k seqnum.Value) {
+			h.sends(stack.Segment{Seq: 1001, Ack: k + 1, Flags: flagFIN | flagACK})
+			h.hears(stack.Segment{Seq: 5001, Ack: 1002, Flags: flagACK})
+		},
+		"open":  func(*host, seqnum.Value) {},
 		"reset": func(h *host, _ seqnum.Value) { h.sends(stack.Segment{Seq: 1001, Flags: flagRST}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
 			r.now = r.now.Add(time.Hour)
 			h := r.host("203.0.113.1")
-			synAck, _ := h.syn()
-			if !h.acknowledge(synAck) {
-				t.Fatal("no flow")
-			}
-			h.hears(stack.Segment{Seq: 5000, Ack: 1001, Flags: flagSYN | flagACK, Window: 65535, MSS: 1460, WScale: 7})
-			r.wantStates(StateOpen, 1)
-			end(h, synAck.Seq)
-			// Far from all the numbers of the other.
-			request := stack.Segment{Seq: 3_000_000_000, Ack: 2_000_000_000, Flags: flagACK | flagPSH, Window: 7}
-			answer := stack.Segment{Seq: 2_000_000_000, Ack: 3_000_000_000, Flags: flagACK | flagPSH, Window: 7}
-			if n := len(h.sends(request)); n != 0 {
-				t.Errorf("%d segments pass although nothing went around levee", n)
+			end(h, h.open())
+			request, answer := farOff()
+			for _, p := range append(h.sends(request), h.hears(answer)...) {
+				if p.Ack == request.Ack || p.Seq == answer.Seq {
+					t.Errorf("it passes as it came although nothing went around levee: %+v", p)
+				}
 			}
 			r.proxy.WentAround(r.now)
 			r.now = r.now.Add(time.Second)
@@ -582,6 +594,53 @@ func TestWentAroundRemembered(t *testing.T) {
 				r.now = r.now.Add(time.Hour) // the grace is over, and the connection goes on
 			}
 		})
+	}
+}
+
+// farOff is what two hosts send each other whose numbers are far from all others in these tests.
+func farOff() (fromClient, fromServer stack.Segment) {
+	fromClient = stack.Segment{Seq: 3_000_000_000, Ack: 2_000_000_000, Flags: flagACK | flagPSH, Window: 7}
+	return fromClient, stack.Segment{Seq: fromClient.Ack, Ack: fromClient.Seq, Flags: fromClient.Flags, Window: 7}
+}
+
+// TestWentAroundSpares: nothing that others than the server can send has levee forget an open connection, nor does anything once it was seen again.
+func TestWentAroundSpares(t *testing.T) {
+	request, answer := farOff()
+	for _, v6 := range []bool{false, true} {
+		r := newSourceRig(t, func(cfg *Config) { cfg.Grace = time.Minute })
+		r.now = r.now.Add(time.Hour)
+		h := r.host("203.0.113.1")
+		if v6 {
+			h = r.host("2001:db8:5::1")
+		}
+		k := h.open()
+		r.proxy.WentAround(r.now)
+		r.now = r.now.Add(time.Second)
+		goesOn := func(what string) {
+			t.Helper()
+			sent := h.hears(stack.Segment{Seq: 5001, Ack: 1001, Flags: flagACK, Window: 65535})
+			if len(sent) != 1 || sent[0].Seq != k+1 {
+				t.Errorf("after %s the server's segment becomes %+v", what, sent)
+			}
+			sent = h.sends(stack.Segment{Seq: 1001, Ack: k + 1, Flags: flagACK, Window: 65535})
+			if len(sent) != 1 || sent[0].Ack != 5001 {
+				t.Errorf("after %s the client's segment becomes %+v", what, sent)
+			}
+			r.wantStates(StateOpen, 1)
+		}
+		for range 100 {
+			h.sends(request)
+			h.sends(stack.Segment{Seq: request.Seq, Flags: flagRST})
+			h.sends(stack.Segment{Seq: request.Seq, Ack: request.Ack, Flags: flagFIN | flagACK})
+		}
+		h.hears(stack.Segment{Seq: answer.Seq, Flags: flagRST}) // to one of these: it shows no connection
+		goesOn("forged segments")
+		r.now = r.now.Add(time.Second)
+		goesOn("a second")
+		if sent := h.hears(answer); len(sent) != 1 || sent[0].Seq == answer.Seq {
+			t.Errorf("the server's stray, which belongs to nothing, becomes %+v", sent)
+		}
+		goesOn("the server's stray")
 	}
 }
 

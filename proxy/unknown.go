@@ -94,22 +94,28 @@ func (w *Worker) unknown(s *stripe, key *flowKey, hash uint64, srcLow bool, svc 
 
 // hasGrace says whether a segment of a connection that levee doesn't know may pass, because there may be such connections, and counts it.
 func (w *Worker) hasGrace(svc *service) bool {
-	return w.now.since-max(svc.since, time.Duration(w.proxy.around.Load())) < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate)
+	return w.now.since-w.unseenUntil(svc) < w.policy.grace && w.proxy.grace.take(w.now.since, graceRate)
 }
 
-// wentAround handles a segment that can't be of the connection that is over and only remembered, but may be of a later one with the same ports that
-// went around levee. It passes as one of no flow would, and the server's has the later connection take the record: the client's alone doesn't, so
-// that nobody can have levee forget which cookies were used. False leaves the segment to the caller.
+// unseenUntil is until when there may have been connections of a service that levee didn't see.
+func (w *Worker) unseenUntil(svc *service) time.Duration {
+	return max(svc.since, time.Duration(w.proxy.around.Load()))
+}
+
+// wentAround handles a segment that can't be of the connection in the record, which is over or was not seen since packets went around levee, but may be of a
+// later one with the same ports that did. It passes as one of no flow would, and the server's has the later connection take the record: a
+// server has only one of these ports. The client's alone doesn't, so that nobody can have levee forget a connection or which cookies were used. False leaves
+// the segment to the caller.
 func (w *Worker) wentAround(s *stripe, slot uint32, from side, frame []byte) bool {
 	p, f := &w.pkt, &s.flows[slot]
-	if !f.state.Ended() || f.has(direct) || isSYN(p) {
+	if f.has(direct) || isSYN(p) {
 		return false
 	}
 	svc, peer := w.policy.find(&p.Dst, p.DstPort), &p.Src
 	if from == server {
 		svc, peer = w.policy.find(&p.Src, p.SrcPort), &p.Dst
 	}
-	if !svc.protected() || svc.lists.of(peer) == denied || !w.hasGrace(svc) {
+	if !svc.protected() || svc.lists.of(peer) == denied || live(f.state) && f.lastSeen.start() > w.unseenUntil(svc) || !w.hasGrace(svc) {
 		return false
 	}
 	if from == server && adoptable(p) {
