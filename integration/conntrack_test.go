@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -106,6 +107,54 @@ func (p *protected) exempt(t *testing.T) {
 			t.Fatalf("levee says %q of connection tracking", s.TUN.Notrack)
 		}
 	}
+}
+
+// documentedFirewall is the ruleset of docs/operations.md for another port.
+func documentedFirewall(t *testing.T, port uint16) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```\n  table inet filter {")
+	block, _, found := strings.Cut(rest, "```")
+	if !found || strings.Count(block, "{ 443 }") != 2 || !strings.Contains(block, " "+lab.ServerPrefix4.String()+" ") || !strings.Contains(block, " "+lab.ServerPrefix6.String()+" ") {
+		t.Fatalf("docs/operations.md has no ruleset for the lab's prefixes:\n%s", block)
+	}
+	return "table inet filter {" + strings.ReplaceAll(block, "{ 443 }", fmt.Sprintf("{ %d }", port))
+}
+
+// TestConntrackPolicyDrop: with the forward chain of docs/operations.md, whose policy is to drop, everything works that did before: clients' connections and those
+// that a protected server opens, both ways, also across narrow places. What it doesn't accept is dropped.
+func TestConntrackPolicyDrop(t *testing.T) {
+	families(t, func(t *testing.T, v6 bool) {
+		for _, place := range []lab.Config{{}, {ClientHopMTU: narrow}, {ServerHopMTU: narrow}} {
+			t.Run(fmt.Sprintf("narrow %d %d", place.ClientHopMTU, place.ServerHopMTU), func(t *testing.T) {
+				p := protectLab(t, place, options{"timestamps": "true"})
+				run(t, p.Gateway, 10*time.Second, "nft", documentedFirewall(t, 7777))
+				p.exempt(t)
+				client, server := connect(t, p.client, p.server, v6, 7777)
+				from, to := connect(t, p.server, p.client, v6, 9000)
+				for _, way := range append(ways(client, server), ways(from, to)...) {
+					if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
+						t.Errorf("%s: %v", way.name, err)
+					}
+				}
+				p.spliced(t, 1)
+				l, err := p.server.Listen(p.server.AddrPort(v6, 22), 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer l.Close()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if c, err := p.client.DialContext(ctx, "tcp", p.server.AddrPort(v6, 22).String()); err == nil {
+					_ = c.Close()
+					t.Error("the firewall lets a port pass that it doesn't accept")
+				}
+			})
+		}
+	})
 }
 
 // TestConntrackNotExempt: with routing.notrack off the same firewall breaks connections, and levee says so beforehand. So the test above shows something. It
