@@ -114,22 +114,33 @@ func (s *FlowState) Convert(from *FlowState, capacity int) (c Conversion, err er
 	return c, nil
 }
 
-// Live counts the flows in Memory, which a Proxy may be using meanwhile, that have not ended. Memory has passed Check, but for differences.
-func (s *FlowState) Live() int {
-	live := 0
+// Live counts the flows in Memory, which a Proxy may be using meanwhile, that have not ended, and those of them for which a table of this capacity has no
+// room: its stripes don't fill evenly. Memory has passed Check, but for differences.
+func (s *FlowState) Live(capacity int) (live, noRoom int) {
 	if s.Fresh() {
-		return 0
+		return 0, 0
 	}
 	records, err := s.records()
 	if err != nil {
-		return 0
+		return 0, 0
 	}
+	key := hasher{s.header().Hash0, s.header().Hash1}
+	n, each := shape(capacity)
+	used := make([]int, n)
 	for stripe := range records.stripes {
 		for slot := range records.each {
-			if state := State(records.at(stripe, slot)[records.state]); state != StateFree && !state.Ended() {
-				live++
+			bytes := records.at(stripe, slot)
+			if state := State(bytes[records.state]); state == StateFree || state.Ended() {
+				continue
+			}
+			live++
+			f := record(bytes, records.moves)
+			if to := key.of(&f.key) & uint64(n-1); used[to] < each {
+				used[to]++
+			} else {
+				noRoom++
 			}
 		}
 	}
-	return live
+	return live, noRoom
 }

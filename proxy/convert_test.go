@@ -211,8 +211,8 @@ func TestConvertLayout(t *testing.T) {
 	if err := o.Check(capacity); !errors.Is(err, ErrStateDiffers) {
 		t.Fatalf("Check: %v", err)
 	}
-	if live := o.Live(); live != o.liveSlowly(want) {
-		t.Errorf("%d live, not %d", live, o.liveSlowly(want))
+	if live, noRoom := o.Live(capacity); live != o.liveSlowly(want) || noRoom != 0 {
+		t.Errorf("%d live, not %d; %d without room", live, o.liveSlowly(want), noRoom)
 	}
 	cfg := r.proxy.cfg
 	var c Conversion
@@ -323,6 +323,27 @@ func TestConvertCapacity(t *testing.T) {
 	}
 }
 
+// TestLiveNoRoom: what finds no room among the live ones is known before, also where the stripes of a table with room for as many fill unevenly.
+func TestLiveNoRoom(t *testing.T) {
+	const from, to = 8 * minStripe, 4 * minStripe
+	r, state := busyState(t, from, to)
+	for i := range r.proxy.table.stripes {
+		for j := range r.proxy.table.stripes[i].flows {
+			if f := &r.proxy.table.stripes[i].flows[j]; f.state != StateFree {
+				f.state = StateOpen
+			}
+		}
+	}
+	live, noRoom := state.Live(to)
+	_, c := converted(t, state, to)
+	if live != to || noRoom == 0 || noRoom != c.NoRoom {
+		t.Errorf("%d live, %d without room; converted %+v", live, noRoom, c)
+	}
+	if _, noRoom := state.Live(from); noRoom != 0 {
+		t.Errorf("%d without room where there is", noRoom)
+	}
+}
+
 // TestFreshLength: memory that nobody has used yet is no better than other memory if a table doesn't fit into it or leaves some of it.
 func TestFreshLength(t *testing.T) {
 	const capacity = 100
@@ -380,7 +401,7 @@ func TestConvertHostile(t *testing.T) {
 			if _, err := keptState(100).Convert(o, 100); !errors.Is(err, tt.want) || (err == nil) != (tt.want == nil) {
 				t.Errorf("got %v, want %v", err, tt.want)
 			}
-			o.Live()
+			o.Live(100)
 		})
 	}
 }

@@ -96,8 +96,8 @@ func Check(dir string, capacity int) (converts bool, err error) {
 	if differs == nil {
 		return false, nil
 	}
-	if live := state.Live(); live > capacity {
-		return true, fmt.Errorf("flow file %s has %d connections: there is no room for them in flows.capacity %d", Path(dir), live, capacity)
+	if live, noRoom := state.Live(capacity); noRoom > 0 {
+		return true, fmt.Errorf("flow file %s has %d connections: there is no room for %d of them in flows.capacity %d", Path(dir), live, noRoom, capacity)
 	}
 	if names, err := os.ReadDir(filepath.Join(dir, newName)); err == nil && len(names) > 0 {
 		return true, fmt.Errorf("flow file %s has to be converted: %s is a folder, and not empty: remove it", Path(dir), filepath.Join(dir, newName))

@@ -350,7 +350,7 @@ func TestConvertsTooMany(t *testing.T) {
 	if _, err := Check(dir, 20); err != nil {
 		t.Errorf("with room for all: %v", err)
 	}
-	if _, err := Check(dir, 19); err == nil || !strings.Contains(err.Error(), "has 20 connections: there is no room for them in flows.capacity 19") {
+	if _, err := Check(dir, 19); err == nil || !strings.Contains(err.Error(), "has 20 connections: there is no room for 1 of them in flows.capacity 19") {
 		t.Errorf("got %v", err)
 	}
 	_, note, err := Open(dir, 19)
