@@ -27,9 +27,9 @@ func newCheck(file *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong with the configuration and with this machine",
-		Long: "Read the configuration and name everything that is wrong with it, one line each. If it is good, look at this\n" +
-			"machine and name what keeps levee from working (errors) or from working well (warnings), each with the command that\n" +
-			"mends it. Nothing is changed. Without root it sees less. Only errors make the exit code 1.",
+		Long: "Read the configuration and name everything that is wrong with it, one line each, so far as no fault hides another. If it is\n" +
+			"good, look at this machine and name what keeps levee from working (errors) or from working well (warnings), each with the\n" +
+			"command that mends it. Nothing is changed. Without root it sees less, and says so. Only errors make the exit code 1.",
 	}
 	cmd.Flags().BoolVar(&configOnly, "config-only", false, "look at the configuration alone")
 	output := addOutput(cmd)

@@ -179,6 +179,22 @@ var broken = []struct {
 	{"too many ports", service("ports: [" + strings.Repeat("80,", MaxPortRanges+1) + "]"), []string{`FILE: services[0].ports: 257 entries are too many: at most 256; join neighbours to ranges such as 8000-8100`}},
 
 	// More than one.
+	{"unknown keys hide nothing", "log: {colour: x}\nservices: [{name: web, prefixes: [192.0.2.0/24], ports: [80, 99443], mode: allways}, {name: web, prefixes: [192.0.2.0/24], portz: [80]}, " +
+		"{nam: x, prefixes: [192.0.2.0/33]}, 7, {name: y, prefixes: {a: 1}, unknown: no}]", []string{
+		`FILE: log.colour: unknown key: use one of level, format`,
+		`FILE: services[1].portz: unknown key: did you mean ports?`,
+		`FILE: services[2].nam: unknown key: did you mean name?`,
+		`FILE: services[3]: the value "7" where a section is due: use one or more of name, prefixes, ports, mode, engage, options, bypass_rate, early_data, server_ack, closed_ports, unknown, allow, deny, verified, per_source`,
+		`FILE: services[4].prefixes[0]: a section where one value is due`,
+		`FILE: services[0].ports[1]: "99443" is not a port: use 1 to 65535, or a range such as 8000-8100`,
+		`FILE: services[0].mode: "allways" is not a mode: use auto, always, monitor or off`,
+		`FILE: services[2].prefixes[0]: "192.0.2.0/33" is not a prefix: write an address and a length, such as 192.0.2.0/24 or 2001:db8:1::/64`,
+		`FILE: services[4].unknown: "no" is not known: use drop, pass or reset`,
+		`FILE: services[1].name: "web" is also the name of services[0]: rename one`,
+	}},
+	{"no port is not every port", "services: [{name: a, prefixes: [192.0.2.0/24], ports: [http]}, {name: b, prefixes: [192.0.2.0/24], ports: [443]}]", []string{
+		`FILE: services[0].ports[0]: "http" is not a port: use 1 to 65535, or a range such as 8000-8100`,
+	}},
 	{"everything is found at once", "tun: {mtu: 1}\nlog: {level: loud}\nservices: [{name: WEB, prefixes: [192.0.2.1/24], ports: [0]}]", []string{
 		`FILE: tun.mtu: "1" is neither auto nor a whole number from 1280 to 65535`,
 		`FILE: log.level: "loud" is unknown: use debug, info, warn or error`,

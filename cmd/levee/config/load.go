@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,11 +33,15 @@ func merge(path string) (r raw, cfg Config, problems Problems) {
 	if p != nil {
 		problems = append(problems, *p)
 	}
-	c := checker{report: func(key, format string, args ...any) {
-		problems = append(problems, Problem{Source: sourceOf(path, key), Key: key, Text: fmt.Sprintf(format, args...)})
-	}}
+	c := checker{
+		report: func(key, format string, args ...any) {
+			problems = append(problems, Problem{Source: sourceOf(path, key), Key: key, Text: fmt.Sprintf(format, args...)})
+		},
+		wrong: func(key string) bool { return problems.concern(key) },
+	}
 
 	clean, _ := checkShape(c.report, "", tree, reflect.TypeFor[raw]())
+	c.shape = slices.Clone(problems)
 	tree, _ = clean.(map[string]any)
 	r, err := decode(tree)
 	if err != nil {

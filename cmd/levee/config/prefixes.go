@@ -24,9 +24,10 @@ var unprotectable = []struct {
 // mapped holds the IPv4 addresses in IPv6 clothes (RFC 4291 §2.5.5.2), which no packet carries.
 var mapped = netip.MustParsePrefix("::ffff:0:0/96")
 
-// prefixes returns those that are good.
-func (c checker) prefixes(key string, list words) []netip.Prefix {
-	if len(list) == 0 {
+// prefixes returns those of a service that are good.
+func (c checker) prefixes(service string, list words) []netip.Prefix {
+	key := join(service, "prefixes")
+	if len(list) == 0 && !c.shape.concern(service) { // else they may be there by another key
 		c.report(key, "missing: name the servers to protect, such as 192.0.2.0/24")
 	}
 	var good []netip.Prefix

@@ -29,17 +29,12 @@ func (c checker) services(list []rawService, standard serviceDefaults) []proxy.S
 		c.report("services", "%d prefixes are too many: at most %d in all services together", prefixes, MaxPrefixes)
 		return nil
 	}
-	good := true
-	counting := checker{report: func(key, format string, args ...any) {
-		good = false
-		c.report(key, format, args...)
-	}}
 	var services []proxy.Service
 	for i, r := range list {
-		services = append(services, counting.service(index("services", i), r, standard))
+		services = append(services, c.service(index("services", i), r, standard))
 	}
-	counting.compare(services)
-	if !good {
+	c.compare(services)
+	if c.wrong("services") {
 		return nil
 	}
 	return services
@@ -57,7 +52,7 @@ type serviceDefaults struct {
 func (c checker) service(key string, r rawService, standard serviceDefaults) proxy.Service {
 	s := proxy.Service{
 		Name:     string(r.Name),
-		Prefixes: c.prefixes(join(key, "prefixes"), r.Prefixes),
+		Prefixes: c.prefixes(key, r.Prefixes),
 		Ports:    c.ports(join(key, "ports"), r.Ports),
 		Mode:     c.mode(join(key, "mode"), r.Mode, standard.mode),
 		Engage:   c.engage(join(key, "engage"), r.Engage, standard.engage),
@@ -86,6 +81,7 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 		s.EarlyData = c.size(join(key, "early_data"), r.EarlyData, proxy.MaxEarlyData, standard.earlyData)
 	}
 	switch {
+	case r.Name == "" && c.shape.concern(key): // it may be there by another key
 	case r.Name == "":
 		c.report(join(key, "name"), "missing: every service needs one, for status and metrics")
 	case !namePattern.MatchString(s.Name):
@@ -96,11 +92,19 @@ func (c checker) service(key string, r rawService, standard serviceDefaults) pro
 
 // compare finds names used twice and addresses and ports that two services claim.
 func (c checker) compare(services []proxy.Service) {
+	known := make([]bool, len(services)) // which addresses and ports are meant
+	for i := range services {
+		key := index("services", i)
+		known[i] = !c.shape.concern(key) && !c.wrong(join(key, "prefixes")) && !c.wrong(join(key, "ports"))
+	}
 	for j := range services {
 		for i := range j {
 			a, b := &services[i], &services[j]
 			if a.Name == b.Name && a.Name != "" {
 				c.report(join(index("services", j), "name"), "%q is also the name of services[%d]: rename one", b.Name, i)
+			}
+			if !known[i] || !known[j] {
+				continue
 			}
 			if ports, ok := commonPorts(a.Ports, b.Ports); ok {
 				if p, q, ok := commonAddresses(a.Prefixes, b.Prefixes); ok {

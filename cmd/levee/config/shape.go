@@ -44,22 +44,25 @@ func listOf(value any) []any {
 	return []any{value}
 }
 
-// checkList keeps a list only as a whole: what follows a missing element would be misnamed.
+// checkList keeps a list of scalars only as a whole, and of one of sections what is good in each, so that all keep their places: what follows a
+// missing element would be misnamed.
 func checkList(report reporter, path string, list []any, want reflect.Type) (any, bool) {
-	whole := true
+	clean, whole := make([]any, len(list)), true
 	for i, v := range list {
 		if v == nil {
 			report(index(path, i), "nothing where something is due")
 			whole = false
 		}
-		if _, ok := checkShape(report, index(path, i), v, want); !ok {
-			whole = false
+		element, ok := checkShape(report, index(path, i), v, want)
+		whole = whole && ok
+		if clean[i] = element; element == nil {
+			clean[i] = map[string]any{}
 		}
 	}
-	if !whole {
+	if !whole && want == reflect.TypeFor[text]() {
 		return nil, false
 	}
-	return list, true
+	return clean, whole
 }
 
 func checkSection(report reporter, path string, value any, want reflect.Type) (any, bool) {

@@ -20,7 +20,13 @@ type reporter func(key, format string, args ...any)
 
 // checker turns texts into values. A value that is wrong is reported, and the default used instead, so
 // that one load finds every problem.
-type checker struct{ report reporter }
+type checker struct {
+	report reporter
+	// wrong says whether a problem with key, or with what lies in it, has been reported.
+	wrong func(key string) bool
+	// shape is what was wrong before there were values: what it concerns may be missing only for that.
+	shape Problems
+}
 
 func (c checker) config(r raw) Config {
 	cfg := Config{
