@@ -130,6 +130,8 @@ func TestCheckHost(t *testing.T) {
 			want: routes.Finding{What: "tun", Fatal: true, Text: "no TUN can be made: open /dev/net/tun: no such file", Remedy: "modprobe tun"}},
 		{name: "no BPF", env: withoutBPF,
 			want: routes.Finding{What: "bpf", Text: "SYNs will share queues with other packets", Remedy: "give levee CAP_BPF, or sysctl -w kernel.unprivileged_bpf_disabled=0"}},
+		{name: "no privilege", env: withoutAdmin,
+			want: routes.Finding{What: "privilege", Text: "nftables, and whether BPF is allowed, can't be seen without CAP_NET_ADMIN", Remedy: "run levee check as root"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newGateway(t, tt.yaml+services)

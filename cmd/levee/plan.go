@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -44,6 +45,8 @@ type difference struct {
 	Same bool `json:"same"`
 	// Daemon: a levee with this configuration answers.
 	Daemon bool `json:"daemon"`
+	// forbidden: whether one does can't be told.
+	forbidden bool
 	// Down are the plan's interfaces that are down or missing: nothing comes in there, which isn't levee's to change.
 	Down  []string      `json:"down_interfaces"`
 	Steps []routes.Step `json:"steps"`
@@ -110,13 +113,11 @@ func differenceOf(ctx context.Context, cfg config.Config, l *daemon.Layout) (*di
 	}
 	slices.Sort(down)
 	steps = append(l.Detours(), steps...)
-	return &difference{Same: len(steps) == 0, Daemon: runs(ctx, cfg), Down: append([]string{}, down...), Steps: append([]routes.Step{}, steps...)}, nil
-}
-
-// runs says whether a daemon answers. Who may not ask is told no.
-func runs(ctx context.Context, cfg config.Config) bool {
-	_, err := control.NewClient(cfg.SocketPath()).PID(ctx)
-	return err == nil
+	_, err = control.NewClient(cfg.SocketPath()).PID(ctx)
+	return &difference{
+		Same: len(steps) == 0, Daemon: err == nil, forbidden: errors.As(err, new(control.Forbidden)),
+		Down: append([]string{}, down...), Steps: append([]routes.Step{}, steps...),
+	}, nil
 }
 
 func writePlanned(w io.Writer, output format, p planned) error {
@@ -159,7 +160,11 @@ func writeDifference(b *bytes.Buffer, p planned) {
 		writeComment(b, "The levee that runs puts back by itself what others change. What stays is for levee reload, or a problem that levee status names.")
 	default:
 		writeAbout(b, p.File, "what differs from the plan")
-		writeComment(b, "No levee answers here.")
+		if d.forbidden {
+			writeComment(b, "Whether levee runs can't be seen without root.")
+		} else {
+			writeComment(b, "No levee answers here.")
+		}
 	}
 	if !p.Managed {
 		writeComment(b, "routing.manage is false: rules, routes and sysctls are not compared.")

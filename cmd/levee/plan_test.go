@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -181,6 +182,21 @@ func TestPlanDiffUnseen(t *testing.T) {
 	want := []routes.Step{{About: "notrack", Change: "unknown", Text: "the exemption from connection tracking can't be seen without CAP_NET_ADMIN: run this as root"}}
 	if diff := cmp.Diff(want, answer.Steps); code != 1 || diff != "" {
 		t.Errorf("%d %s", code, diff)
+	}
+}
+
+// TestPlanDiffForbidden: who may not ask a daemon isn't told that there is none.
+func TestPlanDiffForbidden(t *testing.T) {
+	g := newGateway(t, services)
+	g.start()
+	if err := os.Chown(g.dir+"/state", 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	// The owner of the program, but not of the state.
+	code, stdout, stderr := g.run(g.lab.Gateway.Command(t.Context(), "setpriv", "--bounding-set=-dac_override,-dac_read_search,-net_admin",
+		thisProgram(t), "plan", "--diff", "-c", g.config))
+	if code != 1 || !strings.Contains(stdout, "\n# Whether levee runs can't be seen without root.\n") || strings.Contains(stdout, "No levee") {
+		t.Errorf("%d\n%s%s", code, stdout, stderr)
 	}
 }
 

@@ -169,6 +169,12 @@ type BadRequest string
 // Error implements error.
 func (e BadRequest) Error() string { return string(e) }
 
+// Forbidden is the error about a socket that this user may not use: whether there is a daemon isn't known.
+type Forbidden string
+
+// Error implements error.
+func (e Forbidden) Error() string { return string(e) }
+
 // NoAnswer is the error about a daemon that was asked and has not answered to the end: what it was asked for may be done, or be done still.
 type NoAnswer struct {
 	text  string
@@ -188,7 +194,7 @@ func (c *Client) explain(err error) error {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no daemon on %s: is levee running?", c.path)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("may not talk to the daemon on %s: use the user that runs it, usually root", c.path)
+		return Forbidden(fmt.Sprintf("may not talk to the daemon on %s: use the user that runs it, usually root", c.path))
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return &NoAnswer{fmt.Sprintf("the daemon on %s does not answer: its log may say why", c.path), err}
 	case errors.Is(err, context.Canceled):

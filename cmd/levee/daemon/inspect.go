@@ -99,8 +99,13 @@ func inspectTUN(cfg config.Config) (out []routes.Finding) {
 	if err := tunnel.CheckDevice(); err != nil {
 		out = append(out, routes.Finding{What: "tun", Fatal: true, Text: "no TUN can be made: " + strings.Split(err.Error(), ": load ")[0], Remedy: "modprobe tun"})
 	}
-	if checkPrivilege() != nil || !cfg.TUN.Steering {
-		return out // who may not make a TUN can't tell what levee may
+	if checkPrivilege() != nil {
+		return append(out, routes.Finding{What: "privilege",
+			Text:   "nftables, and whether BPF is allowed, can't be seen without CAP_NET_ADMIN: there may be more",
+			Remedy: "run levee check as root"})
+	}
+	if !cfg.TUN.Steering {
+		return out
 	}
 	if err := tunnel.CheckSteering(); err != nil {
 		out = append(out, routes.Finding{What: "bpf",
