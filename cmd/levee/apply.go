@@ -26,10 +26,11 @@ func newApply(file *string) *cobra.Command {
 			"routes and rules. levee run does the same by itself, and goes on with what is there. It is for what has to be in place\n" +
 			"before: routes of your own into the TUN, or a gateway that forwards nothing unprotected. What differs is put right,\n" +
 			"the rest isn't touched, and again there is nothing to do. If anything fails it is taken back. levee cleanup undoes it.\n\n" +
-			"Until levee run nobody reads from the TUN: traffic of the services is forwarded as without levee, or dropped, as\n" +
-			"routing.on_failure says. With block it takes --block to begin that. Under a running daemon nothing is changed.",
+			"Until levee run nobody reads from the TUN: TCP and ICMP from and to the protected prefixes are forwarded as without levee,\n" +
+			"or dropped, as routing.on_failure says; all of it, whatever the port, ssh to the servers and what they open themselves\n" +
+			"included. With block it takes --block to begin that. Under a running daemon nothing is changed.",
 	}
-	cmd.Flags().BoolVar(&block, "block", false, "drop traffic of the services until levee run, as routing.on_failure: block says")
+	cmd.Flags().BoolVar(&block, "block", false, "drop all TCP and ICMP of the protected prefixes until levee run, as routing.on_failure: block says")
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(*file)

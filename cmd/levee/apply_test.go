@@ -107,7 +107,7 @@ func TestApply(t *testing.T) {
 func TestApplyBlock(t *testing.T) {
 	g := newGateway(t, services)
 	before := g.snapshot()
-	g.refuses("unasked", "nothing reads from tun0: until levee run, traffic of the services would be dropped (routing.on_failure: block): ")
+	g.refuses("unasked", "nothing reads from tun0: until levee run, all TCP and ICMP of the protected prefixes, whatever the port, would be dropped (routing.on_failure: block): ")
 	g.apply("--block")
 	g.wantSame("applied", false)
 	if g.connects(time.Second) {

@@ -63,7 +63,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
 	if s.TUN.OnFailure != "" {
 		what := map[string]string{"block": "drops", "bypass": "forwards"}[s.TUN.OnFailure]
-		fmt.Fprintf(&b, "       on failure %s: without levee, or its TUN, the kernel %s traffic\n", s.TUN.OnFailure, what)
+		writeUnder(&b, fmt.Sprintf("on failure %s: without levee, or its TUN, the kernel %s all TCP and ICMP of the prefixes, whatever the port", s.TUN.OnFailure, what))
 	}
 	switch s.TUN.Notrack {
 	case "exempt":

@@ -33,7 +33,8 @@ func TestStatusText(t *testing.T) {
 		}, `
 levee v1.2.3, ready, up 2h3m4s
 tun    tun0, 4 queues, offload csum,tso4,tso6,ecn
-       on failure block: without levee, or its TUN, the kernel drops traffic
+       on failure block: without levee, or its TUN, the kernel drops all TCP and
+       ICMP of the prefixes, whatever the port
        steering ebpf; lost to full queues: 12 first SYNs, 4 repeated, 3 others
 flows  12 open, 3 opening, 2 closing, 40 remembered
        of 1048576 at most

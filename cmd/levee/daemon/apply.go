@@ -15,7 +15,7 @@ import (
 // It returns the differences that it has put right, none if there were none. Where one can't be, all are as before, but for sysctls if something of levee's was there
 // already; Cleanup restores these.
 //
-// Nobody reads from the TUN afterwards. With routing.on_failure: block that drops the services' traffic, so that Apply begins it only if mayBlock says so. It changes
+// Nobody reads from the TUN afterwards. With routing.on_failure: block that drops all TCP and ICMP of the services' prefixes, so that Apply begins it only if mayBlock says so. It changes
 // nothing under a daemon, and makes an error of a difference there.
 func Apply(cfg config.Config, mayBlock bool) ([]routes.Step, error) {
 	if err := checkPrivilege(); err != nil {
@@ -45,7 +45,7 @@ func Apply(cfg config.Config, mayBlock bool) ([]routes.Step, error) {
 	}
 	again := slices.ContainsFunc(layout.live.Rules, routes.Rule.Own)
 	if layout.Routes != nil && !cfg.Routing.Bypass && !mayBlock && !(again && layout.live.Blocks()) {
-		return nil, fmt.Errorf("nothing reads from %s: until levee run, traffic of the services would be dropped (routing.on_failure: block): "+
+		return nil, fmt.Errorf("nothing reads from %s: until levee run, all TCP and ICMP of the protected prefixes, whatever the port, would be dropped (routing.on_failure: block): "+
 			"start levee run, which does all this, or say --block if that is meant", layout.TUN.Name)
 	}
 	if err := layout.apply(again); err != nil {
