@@ -34,6 +34,12 @@ func leftOver(name string) (bool, error) {
 	return true, nil
 }
 
+// CheckName says why Open with Config.Persist would refuse the name: somebody else has it.
+func CheckName(name string) error {
+	_, err := leftOver(name)
+	return err
+}
+
 // Abandoned returns the interfaces that earlier processes have made, and that nobody has open, by name, but for the one that is called own.
 func Abandoned(own string) (names []string, err error) {
 	links, err := netlink.LinkList()

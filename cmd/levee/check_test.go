@@ -131,7 +131,7 @@ func TestCheckHost(t *testing.T) {
 		{name: "no BPF", env: withoutBPF,
 			want: routes.Finding{What: "bpf", Text: "SYNs will share queues with other packets", Remedy: "give levee CAP_BPF, or sysctl -w kernel.unprivileged_bpf_disabled=0"}},
 		{name: "no privilege", env: withoutAdmin,
-			want: routes.Finding{What: "privilege", Text: "nftables, and whether BPF is allowed, can't be seen without CAP_NET_ADMIN", Remedy: "run levee check as root"}},
+			want: routes.Finding{What: "privilege", Text: "nftables, BPF and what a start needs can't be seen without CAP_NET_ADMIN", Remedy: "run levee check as root"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := newGateway(t, tt.yaml+services)

@@ -107,6 +107,10 @@ func TestRefusals(t *testing.T) {
 			if tt.env != "" {
 				t.Setenv(tt.env, "1")
 			}
+			if code, stdout, stderr := g.levee("check"); (code != 1 || !strings.Contains(stderr, "error: ")) && tt.env != withoutAdmin { // who can't tell
+				t.Errorf("check: %d\n%s%s", code, stdout, stderr)
+			}
+			g.same(before, "checked")
 			code, stdout, stderr := g.levee("run")
 			want := "levee: " + strings.ReplaceAll(tt.want, "DIR", g.dir)
 			if short, ok := strings.CutSuffix(want, "…"); ok {

@@ -103,18 +103,19 @@ func Listen(path string, source Source, log *slog.Logger) (*Server, error) {
 	}}, nil
 }
 
-func removeStale(path string) error {
-	fi, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil && fi.Mode().Type() != fs.ModeSocket {
+// CheckSocket refuses what is in the place of the control socket, unless it is one.
+func CheckSocket(path string) error {
+	if fi, err := os.Lstat(path); err == nil && fi.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("control socket %s: something else is there: remove it or set another state_dir", path)
 	}
-	if err == nil {
-		err = os.Remove(path)
+	return nil
+}
+
+func removeStale(path string) error {
+	if err := CheckSocket(path); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket %s: %w: check state_dir", path, err)
 	}
 	return nil

@@ -15,8 +15,8 @@ import (
 	"levee/tunnel"
 )
 
-// Inspect looks for what about this machine is in the way of cfg, what is fatal first. It changes nothing. Without privilege it sees less: whether BPF is
-// allowed, and what nftables hold.
+// Inspect looks for what about this machine is in the way of cfg, what is fatal first. It changes nothing. Without privilege it sees less: not whether BPF is
+// allowed, what nftables hold, or what a start would be refused for.
 func Inspect(cfg config.Config) ([]routes.Finding, error) {
 	var out []routes.Finding
 	rc := routesConfig(cfg)
@@ -42,7 +42,9 @@ func Inspect(cfg config.Config) ([]routes.Finding, error) {
 		out = append(out, smallMTUs(small, plan)...)
 	}
 	out = append(out, inspectTUN(cfg)...)
-	if f, ok := inspectStateDir(cfg.StateDir); ok {
+	refused := inspectStart(&cfg)
+	out = append(out, refused...)
+	if f, ok := inspectStateDir(cfg.StateDir); ok && !slices.ContainsFunc(refused, func(r routes.Finding) bool { return r.What == f.What }) {
 		out = append(out, f)
 	}
 	slices.SortStableFunc(out, func(a, b routes.Finding) int {
@@ -101,7 +103,7 @@ func inspectTUN(cfg config.Config) (out []routes.Finding) {
 	}
 	if checkPrivilege() != nil {
 		return append(out, routes.Finding{What: "privilege",
-			Text:   "nftables, and whether BPF is allowed, can't be seen without CAP_NET_ADMIN: there may be more",
+			Text:   "nftables, BPF and what a start needs can't be seen without CAP_NET_ADMIN: there may be more",
 			Remedy: "run levee check as root"})
 	}
 	if !cfg.TUN.Steering {

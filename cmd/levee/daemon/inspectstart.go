@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"levee/cmd/levee/config"
+	"levee/cmd/levee/control"
+	"levee/cmd/levee/metrics"
+	"levee/proxy/cookie"
+	"levee/routes"
+	"levee/tunnel"
+)
+
+// inspectStart finds what a start would be refused for: files that aren't as they should be, a name and a port that others have.
+func inspectStart(cfg *config.Config) (out []routes.Finding) {
+	if checkPrivilege() != nil {
+		return nil // who may not start levee can't tell what it may read
+	}
+	refused := func(what string, err error) {
+		if err != nil {
+			text, remedy := splitRemedy(err)
+			out = append(out, routes.Finding{What: what, Fatal: true, Text: text, Remedy: remedy})
+		}
+	}
+	refused("state_dir", checkStateDir(cfg))
+	refused("secret_file", cookie.CheckSecret(cfg.SecretFile))
+	if runs(cfg) {
+		return out // then the interface and the port are its own
+	}
+	refused("tun", tunnel.CheckName(cfg.TUN.Name))
+	if cfg.Metrics.IsValid() {
+		refused("metrics", metrics.Check(cfg.Metrics))
+	}
+	return out
+}
+
+// splitRemedy takes an error apart that ends with its remedy.
+func splitRemedy(err error) (text, remedy string) {
+	text = err.Error()
+	if i := max(strings.LastIndex(text, ": "), strings.LastIndex(text, "; ")); i > 0 {
+		return text[:i], text[i+2:]
+	}
+	return text, ""
+}
+
+// checkStateDir is checkState, also for a folder that a start would make.
+func checkStateDir(cfg *config.Config) error {
+	if err := checkState(cfg.StateDir); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		if err == nil {
+			err = control.CheckSocket(cfg.SocketPath())
+		}
+		return err
+	}
+	parent := filepath.Dir(cfg.StateDir)
+	for {
+		fi, err := os.Stat(parent)
+		if err == nil && !fi.IsDir() {
+			err = syscall.ENOTDIR
+		}
+		if err == nil {
+			err = unix.Access(parent, unix.W_OK)
+		}
+		if parent == "/" || !errors.Is(err, fs.ErrNotExist) {
+			if err != nil {
+				return fmt.Errorf("state_dir %s can't be made: %s: %w: set another", cfg.StateDir, parent, withoutPath(err))
+			}
+			return nil
+		}
+		parent = filepath.Dir(parent)
+	}
+}
+
+// runs says whether a levee runs with this state_dir, or in this network namespace. One that hangs does as well.
+func runs(cfg *config.Config) bool {
+	for _, name := range []string{cfg.SocketPath(), claimName} {
+		c, err := net.DialTimeout("unix", name, time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+			return true
+		}
+	}
+	return false
+}
