@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"levee/cmd/levee/config"
 	"levee/cmd/levee/control"
+	"levee/cmd/levee/daemon"
 )
 
 // daemonOf finds the daemon through its configuration. Of that only state_dir matters here: a file that became
@@ -14,6 +16,9 @@ func daemonOf(file string) (*control.Client, error) {
 	var problems config.Problems
 	if err != nil && (!errors.As(err, &problems) || problems.LostStateDir()) {
 		return nil, err
+	}
+	if pid := daemon.Elsewhere(&cfg); pid != 0 {
+		return nil, fmt.Errorf("no daemon on %s: levee (pid %d) runs with another state_dir, which can't change meanwhile: write what it was, or restart levee", cfg.SocketPath(), pid)
 	}
 	return control.NewClient(cfg.SocketPath()), nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -158,5 +159,25 @@ func TestSmallTunnel(t *testing.T) {
 	g.rewrite("routing: {client_interfaces: [client0, tunnel9]}\n" + services)
 	if code, _, stderr := g.levee("plan"); code != 1 || !strings.Contains(stderr, "interface tunnel9 has an MTU of 1000: levee needs 1280 or more") {
 		t.Errorf("named: %d %q", code, stderr)
+	}
+}
+
+// TestStateDirChanged: verbs say that it is this key that keeps them from a daemon that runs.
+func TestStateDirChanged(t *testing.T) {
+	g := newGateway(t, services)
+	c := g.start()
+	g.config = g.write("levee.yaml", g.dir+"/other", services)
+	want := fmt.Sprintf("no daemon on %s/other/control.sock: levee (pid %d) runs with another state_dir, which can't change meanwhile: write what it was, or restart levee\n", g.dir, c.Pid())
+	for _, verb := range []string{"reload", "status"} {
+		if code, _, stderr := g.levee(verb); code != 1 || !strings.HasSuffix(stderr, want) {
+			t.Errorf("%s: %d %s", verb, code, stderr)
+		}
+	}
+	g.config = g.write("levee.yaml", g.dir+"/state", services)
+	if err := c.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := g.levee("status"); code != 1 || stderr != "levee: no daemon on "+g.dir+"/state/control.sock: is levee running?\n" {
+		t.Errorf("none runs: %d %s", code, stderr)
 	}
 }

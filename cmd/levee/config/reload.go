@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"levee/proxy"
 )
 
-// fixed lists the keys that can't change while levee runs, with what they are. Everything else a reload changes.
+// fixed lists the keys that can't change while levee runs, with what they are, as one would write it. Everything else a reload changes.
 func (c *Config) fixed() []struct {
 	key   string
 	value any
@@ -18,16 +19,16 @@ func (c *Config) fixed() []struct {
 		value any
 	}{
 		{"tun.name", c.TUN.Name},
-		{"tun.mtu", c.TUN.MTU},
-		{"tun.queues", c.TUN.Queues},
+		{"tun.mtu", orAuto(c.TUN.MTU)},
+		{"tun.queues", orAuto(c.TUN.Queues)},
 		{"tun.txqueuelen", c.TUN.TxQueueLen},
-		{"tun.steering", c.TUN.Steering},
+		{"tun.steering", either(c.TUN.Steering, auto, "off")},
 		{"routing.manage", c.Routing.Manage},
 		{"routing.table", c.Routing.Table},
 		{"routing.priority", c.Routing.Priority},
-		{"routing.client_interfaces", c.Routing.ClientInterfaces},
-		{"routing.server_interfaces", c.Routing.ServerInterfaces},
-		{"routing.on_failure", c.Routing.Bypass},
+		{"routing.client_interfaces", listOrAuto(c.Routing.ClientInterfaces)},
+		{"routing.server_interfaces", listOrAuto(c.Routing.ServerInterfaces)},
+		{"routing.on_failure", either(c.Routing.Bypass, "bypass", "block")},
 		{"routing.notrack", c.Routing.Notrack},
 		{"flows.capacity", c.Flows.Capacity},
 		{"flows.early_data_memory", c.Flows.EarlyDataMemory},
@@ -38,28 +39,53 @@ func (c *Config) fixed() []struct {
 		{"state_dir", c.StateDir},
 		{"secret_file", c.SecretFile},
 		{"secret_shared", c.SecretShared},
-		{"metrics.listen", c.Metrics},
-		{"log.format", c.Log.JSON},
+		{"metrics.listen", either(c.Metrics.IsValid(), c.Metrics.String(), "none")},
+		{"log.format", either(c.Log.JSON, "json", "text")},
 	}
 }
 
+func orAuto(n int) any {
+	if n == 0 {
+		return auto
+	}
+	return n
+}
+
+func listOrAuto(names []string) string {
+	if names == nil {
+		return auto
+	}
+	return "[" + strings.Join(names, ", ") + "]"
+}
+
+func either(first bool, a, b string) string {
+	if first {
+		return a
+	}
+	return b
+}
+
 // Reloadable says what of next, loaded from the file at path, can't take the place of the configuration c of a levee that runs. The error, if any,
-// is Problems.
+// is a Problem, and names every such key with what it was: nobody else says so, for there is nothing wrong with them.
 func (c *Config) Reloadable(next *Config, path string) error {
-	var problems Problems
+	var first *Problem
 	was, will := c.fixed(), next.fixed()
 	for i := range was {
-		if !reflect.DeepEqual(was[i].value, will[i].value) {
-			problems = append(problems, Problem{
+		switch {
+		case was[i].value == will[i].value:
+		case first == nil:
+			first = &Problem{
 				Source: sourceOf(path, was[i].key), Key: was[i].key,
-				Text: "it can't change while levee runs: restart levee, or write what it was",
-			})
+				Text: fmt.Sprintf("it can't change while levee runs: restart levee, or write what it was, %v", was[i].value),
+			}
+		default:
+			first.Text += fmt.Sprintf("; also %s, which was %v", was[i].key, was[i].value)
 		}
 	}
-	if len(problems) > 0 {
-		return problems
+	if first == nil {
+		return nil
 	}
-	return nil
+	return *first
 }
 
 // Changes says in words what differs in next that a reload changes: none if nothing does.

@@ -49,6 +49,26 @@ func TestReloadable(t *testing.T) {
 	}
 }
 
+// A reload that changes several keys that it can't is refused with all their names and what they were.
+func TestReloadableNamesAll(t *testing.T) {
+	load := func(text string) (Config, string) {
+		path := write(t, text+"services: [{name: web, prefixes: [192.0.2.0/24]}]\n")
+		cfg, err := Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg, path
+	}
+	was, _ := load("routing: {client_interfaces: [eth0, eth1], on_failure: bypass}\n")
+	next, path := load("tun: {name: tun7, mtu: 1400, steering: off}\nflows: {capacity: 77}\nmetrics: {listen: none}\nlog: {format: json}\nlearn: {closed_for: 7s}\n")
+	want := path + ": tun.name: it can't change while levee runs: restart levee, or write what it was, tun0; also tun.mtu, which was auto; also tun.steering, which was auto; " +
+		"also routing.client_interfaces, which was [eth0, eth1]; also routing.on_failure, which was bypass; also flows.capacity, which was 1048576; " +
+		"also learn.closed_for, which was 10s; also metrics.listen, which was 127.0.0.1:9742; also log.format, which was text"
+	if err := was.Reloadable(&next, path); err == nil || err.Error() != want {
+		t.Errorf("%v\nwant %s", err, want)
+	}
+}
+
 func TestChanges(t *testing.T) {
 	load := func(services string) Config {
 		t.Helper()

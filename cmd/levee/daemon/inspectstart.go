@@ -81,15 +81,34 @@ func checkStateDir(cfg *config.Config) error {
 }
 
 // runs says whether a levee runs with this state_dir, or in this network namespace. One that hangs does as well.
-func runs(cfg *config.Config) bool {
-	for _, name := range []string{cfg.SocketPath(), claimName} {
-		c, err := net.DialTimeout("unix", name, time.Second)
-		if err == nil {
-			_ = c.Close()
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
-			return true
-		}
+func runs(cfg *config.Config) bool { return listens(cfg.SocketPath()) || listens(claimName) }
+
+// listens says whether anybody does on a unix socket, as far as it can be told.
+func listens(socket string) bool {
+	c, err := net.DialTimeout("unix", socket, time.Second)
+	if err == nil {
+		_ = c.Close()
 	}
-	return false
+	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR)
+}
+
+// Elsewhere is the process of a levee that runs in this network namespace with another state_dir than cfg's, where none does; 0 if that isn't so, or can't be told.
+func Elsewhere(cfg *config.Config) (pid int) {
+	if listens(cfg.SocketPath()) || !listens(claimName) {
+		return 0
+	}
+	holder, err := holderOf(claimName)
+	if err != nil || holder.Uid != 0 {
+		return 0
+	}
+	f, err := openLock(cfg.StateDir, 0)
+	if err == nil {
+		defer f.Close()
+		if readPID(f) == int(holder.Pid) {
+			return 0 // it is starting, or ending
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	return int(holder.Pid)
 }
