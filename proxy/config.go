@@ -149,7 +149,7 @@ type Config struct {
 	Grace time.Duration
 	// Replies bounds answers to sources that may be forged; where it is 0 the default counts.
 	Replies Replies
-	// Neighbours are prefixes whose hosts the gateway's links lead to directly, if they hold more addresses than the kernel's neighbour table:
+	// Neighbours are prefixes whose hosts the gateway's links lead to directly, if all together hold more addresses than are worth a thought:
 	// of all that claim to be there only so many are answered. The services' own prefixes are always among them. NoSources are
 	// prefixes that nothing can come from, such as broadcast addresses and networks behind the servers' links.
 	Neighbours, NoSources []netip.Prefix

@@ -30,7 +30,7 @@ const (
 	// connections a second; forged, it makes half a Mbit/s.
 	DefaultPerNetwork = 1000
 	// DefaultNeighbours: the kernel asks for a neighbour for 3 s (mcast_solicit × retrans_time_ms), so that 768 are unknown to it at a time, of
-	// the 1024 that it has room for (gc_thresh3).
+	// the 1024 of a family that it has room for (gc_thresh3); some more in the third second of a flood, by what may be answered at once.
 	DefaultNeighbours = 256
 	MaxReplyRate      = 100_000_000
 )

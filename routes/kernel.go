@@ -77,6 +77,7 @@ func (k *kernel) read(cfg *Config) (live Live, err error) {
 		}
 		live.Routes = append(live.Routes, routes...)
 	}
+	live.sortOnLink()
 	return live, nil
 }
 
@@ -151,6 +152,7 @@ func (k *kernel) links() (out []Link, err error) {
 			out = append(out, Link{
 				Name: a.Name, Index: a.Index, Kind: linkKind(l), Master: a.MasterIndex,
 				Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0,
+				Pointed: a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0,
 			})
 		}
 		return err
@@ -238,8 +240,10 @@ func (k *kernel) rawRoutes(f Family, keep func(*netlink.Route) bool) (out []netl
 	return out, err
 }
 
+// routes lists the routes that keep accepts, and notes those of live.OnLink.
 func (k *kernel) routes(f Family, live *Live, keep func(*Route) bool) ([]Route, error) {
 	raw, err := k.rawRoutes(f, func(r *netlink.Route) bool {
+		live.noteOnLink(r)
 		route := routeOf(f, r, live)
 		return keep(&route)
 	})

@@ -20,6 +20,8 @@ type Live struct {
 	Routes []Route
 	// Ways are routes of the main table to others than the protected prefixes: for each family and interface the default route, if there is one, and one of the rest.
 	Ways []Route
+	// OnLink are the prefixes of the gateway's own links, as far as routes tell.
+	OnLink []OnLink
 	// Sysctls are values without the newline, by key: the path below /proc/sys, as
 	// "net/ipv4/conf/eth0.100/rp_filter".
 	Sysctls map[string]string
@@ -48,6 +50,8 @@ type Link struct {
 	// "tun" or "tap" for the two kinds that the kernel calls "tun".
 	Kind         string
 	Up, Loopback bool
+	// Pointed says that there is nobody to be found on it: it leads to one other end, or does without link addresses.
+	Pointed bool
 	// Master is the index of the bridge, bond or VRF that the link is a port of, or 0.
 	Master int
 	// Networks are those of its addresses, if it is down: the kernel has taken the routes to them away. IPv6 addresses have mostly gone with them.

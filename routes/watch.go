@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,7 +24,7 @@ var watched = []uint{
 }
 
 // Watch calls changed whenever the kernel says that something happened which a plan may be about: a rule is new or gone, one of levee's routes is gone,
-// an interface or its addresses have changed, or another route that concerns says matters. Several events may make one call. It works in
+// an interface or its addresses have changed, another route that concerns says matters, or one of Live.OnLink's. Several events may make one call. It works in
 // the network namespace of the thread that calls it, and returns when ctx is done. When it can't hear the kernel it says so to failed, once until it
 // can, and goes on trying; as something may have happened meanwhile, it then calls changed.
 func Watch(ctx context.Context, concerns func(table int, dst netip.Prefix) bool, changed func(), failed func(error)) {
@@ -96,39 +97,56 @@ func matters(kind uint16, data []byte, concerns func(int, netip.Prefix) bool) bo
 		if m.Protocol == Protocol {
 			return kind == unix.RTM_DELROUTE
 		}
-		dst, table, ok := destination(m, data[unix.SizeofRtMsg:])
-		return ok && concerns(table, dst)
+		dst, table, by, ok := destination(m, data[unix.SizeofRtMsg:])
+		return ok && (concerns(table, dst) || table == unix.RT_TABLE_MAIN && m.Type == unix.RTN_UNICAST && findsNeighbours(by))
 	}
 	return false
 }
 
-// destination reads where a route leads, and its table.
-func destination(m *nl.RtMsg, attributes []byte) (dst netip.Prefix, table int, ok bool) {
+// findsNeighbours says whether the kernel has to find the neighbours on an interface. The index 0 is none's.
+func findsNeighbours(index int) bool {
+	if index == 0 {
+		return false
+	}
+	link, err := net.InterfaceByIndex(index)
+	return err == nil && link.Flags&(net.FlagPointToPoint|net.FlagLoopback) == 0 // one that is gone is told of itself
+}
+
+// destination reads where a route leads, and its table. by is its interface, if it leads there without a gateway, or else 0.
+func destination(m *nl.RtMsg, attributes []byte) (dst netip.Prefix, table, by int, ok bool) {
 	addr := netip.IPv4Unspecified()
 	switch m.Family {
 	case unix.AF_INET:
 	case unix.AF_INET6:
 		addr = netip.IPv6Unspecified()
 	default:
-		return dst, 0, false
+		return dst, 0, 0, false
 	}
 	all, err := nl.ParseRouteAttr(attributes)
 	if err != nil {
-		return dst, 0, false
+		return dst, 0, 0, false
 	}
 	table = int(m.Table)
+	gateway := false
 	for _, a := range all {
 		switch {
 		case a.Attr.Type == unix.RTA_DST:
 			if addr, ok = netip.AddrFromSlice(a.Value); !ok {
-				return dst, 0, false
+				return dst, 0, 0, false
 			}
+		case a.Attr.Type == unix.RTA_GATEWAY, a.Attr.Type == unix.RTA_VIA:
+			gateway = true
+		case a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4:
+			by = int(binary.NativeEndian.Uint32(a.Value))
 		case a.Attr.Type == unix.RTA_TABLE && len(a.Value) >= 4:
 			table = int(binary.NativeEndian.Uint32(a.Value))
 		}
 	}
+	if gateway {
+		by = 0
+	}
 	dst = netip.PrefixFrom(addr, int(m.Dst_len))
-	return dst, table, dst.IsValid()
+	return dst, table, by, dst.IsValid()
 }
 
 // Broken says that traffic doesn't get into the TUN as planned, and that Update can put that right.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -97,7 +98,7 @@ func TestWatchOverrun(t *testing.T) {
 	must(t, err)
 	// None of these matters, and they are more than a socket's buffer holds.
 	for range 4000 {
-		r := &netlink.Route{LinkIndex: srv0.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("198.18.0.0/15")), Scope: netlink.SCOPE_LINK}
+		r := &netlink.Route{LinkIndex: srv0.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("198.18.0.0/15")), Gw: net.IPv4(192, 0, 2, 2)}
 		must(t, netlink.RouteAdd(r))
 		must(t, netlink.RouteDel(r))
 	}

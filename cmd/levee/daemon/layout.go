@@ -59,6 +59,8 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 		l.TUN.Queues = min(2+runtime.GOMAXPROCS(0), config.MaxQueues)
 	}
 	clients, servers := cfg.Routing.ClientInterfaces, cfg.Routing.ServerInterfaces
+	var onLink []routes.OnLink
+	var err error
 	if cfg.Routing.Manage {
 		rc := routesConfig(cfg)
 		rc.Prefixes = append(rc.Prefixes, was.prefixes...)
@@ -70,10 +72,12 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 		if l.Routes, err = plan(rc, live); err != nil {
 			return nil, err
 		}
-		l.live = live
+		l.live, onLink = live, live.OnLink
 		gone := l.Routes.Diff(live).MissingInterfaces
 		absent := func(name string) bool { return slices.Contains(gone, name) }
 		clients, servers = slices.DeleteFunc(l.Routes.ClientInterfaces(), absent), slices.DeleteFunc(l.Routes.ServerInterfaces(), absent)
+	} else if onLink, err = routes.ReadOnLink(); err != nil {
+		return nil, err
 	}
 	mtus, small, err := mtusOf(slices.Concat(clients, servers))
 	if err != nil {
@@ -85,7 +89,7 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 		}
 		l.warnings = append(l.warnings, f.Text+": "+f.Remedy)
 	}
-	if l.sources, err = sourcesOf(clients, servers, cfg.Services); err != nil {
+	if l.sources, err = sourcesOf(clients, servers, cfg.Services, onLink); err != nil {
 		return nil, err
 	}
 	l.TUN.MTU, l.MTU = chooseMTU(cfg.TUN.MTU, mtus)
