@@ -32,7 +32,7 @@ func TestNightCall(t *testing.T) {
 	for _, want := range []string{
 		"Recorded: abc, today.",
 		"# levee status\n", "web                  auto", "trial                monitor", "drops  none",
-		"# levee status\n", "FLOOD      web, for ",
+		"# levee status\n", "FLOOD      web, since ",
 		"# levee top --once --for 4s\n", "FLOOD", "![levee top in a terminal](night-call-top.png)\n",
 		"# levee observe --verdict drop", " drop cookie_invalid web ",
 		"# levee explain tcp 198.51.100.10 ", "is engaged", "A SYN now is answered with a cookie",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -60,6 +61,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 	for _, problem := range s.Kernel.Problems {
 		writeWrapped(&b, "PROBLEM", problem)
 	}
+	writeFloods(&b, &s)
 	fmt.Fprintf(&b, "tun    %s, %s, offload %s\n", s.TUN.Name, count(s.TUN.Queues, "queue"), s.TUN.Offload)
 	if s.TUN.OnFailure != "" {
 		what := map[string]string{"block": "drops", "bypass": "forwards"}[s.TUN.OnFailure]
@@ -99,18 +101,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 	writeEarly(&b, s)
 	b.WriteByte('\n')
 
-	const row = "%-20s %-8s %12s %12s %12s %11s\n"
-	fmt.Fprintf(&b, row, "SERVICE", "MODE", "SYN", "COOKIE GOOD", "COOKIE BAD", "FLOWS")
-	for _, v := range s.Services {
-		fmt.Fprintf(&b, row, clip(v.Name, 20), v.Mode, number(v.SynReceived), number(v.CookieValid), number(v.CookieInvalid), number(uint64(v.Flows)))
-	}
-	for _, v := range s.Services {
-		if v.Allowed+v.Denied+v.Verified > 0 {
-			fmt.Fprintf(&b, "%-20s allowed %s, denied %s, verified %s\n", clip(v.Name, 20), number(v.Allowed), number(v.Denied), number(v.Verified))
-		}
-	}
-	writeWatched(&b, s.Services)
-	writeFloods(&b, &s)
+	writeServices(&b, s.Services)
 	b.WriteByte('\n')
 	writeCounts(&b, "drops ", s.Drops)
 	writeCounts(&b, "passed", s.Passed)
@@ -129,12 +120,69 @@ func writeUnder(b *bytes.Buffer, text string) {
 	}
 }
 
+// shownServices is how many services fit a screen with all the rest; all are in the JSON, and in levee top.
+const shownServices = 6
+
+// writeServices shows those services that matter most if there are too many.
+func writeServices(b *bytes.Buffer, all []control.Service) {
+	services := foremost(all, shownServices)
+	const row = "%-20s %-8s %12s %12s %12s %11s\n"
+	fmt.Fprintf(b, row, "SERVICE", "MODE", "SYN", "COOKIE GOOD", "COOKIE BAD", "FLOWS")
+	for _, v := range services {
+		fmt.Fprintf(b, row, column(b, v.Name, 20), v.Mode, number(v.SynReceived), number(v.CookieValid), number(v.CookieInvalid), number(uint64(v.Flows)))
+	}
+	for _, v := range services {
+		if v.Allowed+v.Denied+v.Verified > 0 {
+			fmt.Fprintf(b, "%-20s allowed %s, denied %s, verified %s\n", column(b, v.Name, 20), number(v.Allowed), number(v.Denied), number(v.Verified))
+		}
+	}
+	writeWatched(b, services)
+	if more := len(all) - len(services); more > 0 {
+		fmt.Fprintf(b, "and %s: levee top, levee status -o json\n", count(more, "quieter service"))
+	}
+}
+
+// column returns a word for a column of that width. A wider one, which would look like others if it were cut, gets a line of its own.
+func column(b *bytes.Buffer, word string, width int) string {
+	if len(word) <= width {
+		return word
+	}
+	b.WriteString(word + "\n")
+	return ""
+}
+
+// foremost is n of the services, in their order: those that are flooded or nearest to it, and then those with the most SYNs.
+func foremost(all []control.Service, n int) []control.Service {
+	if len(all) <= n {
+		return all
+	}
+	ranked := slices.Clone(all)
+	slices.SortStableFunc(ranked, func(a, b control.Service) int {
+		return cmp.Or(cmp.Compare(nearness(&b), nearness(&a)), cmp.Compare(b.SynReceived+b.SynPassed, a.SynReceived+a.SynPassed))
+	})
+	return slices.DeleteFunc(slices.Clone(all), func(v control.Service) bool {
+		return !slices.ContainsFunc(ranked[:n], func(r control.Service) bool { return r.Name == v.Name })
+	})
+}
+
+// nearness is how near a service is to what engages, from 0 to 1, and more if it is flooded.
+func nearness(v *control.Service) float64 {
+	e := v.Engagement
+	switch {
+	case v.FloodSeconds > 0:
+		return 2
+	case e == nil:
+		return 0
+	}
+	return min(1, max(float64(e.HalfOpenNow)/float64(max(e.HalfOpen, 1)), float64(e.SynRateNow)/float64(max(e.SynRate, 1))))
+}
+
 // writeWatched says of each service of mode auto or monitor from when on it is flooded.
 func writeWatched(b *bytes.Buffer, services []control.Service) {
 	for _, v := range services {
 		if e := v.Engagement; e != nil {
 			text := fmt.Sprintf("%s: %s SYNs passed, half_open %d (%d engages), syn_rate %d (%d engages)",
-				clip(v.Name, 20), number(v.SynPassed), e.HalfOpenNow, e.HalfOpen, e.SynRateNow, e.SynRate)
+				v.Name, number(v.SynPassed), e.HalfOpenNow, e.HalfOpen, e.SynRateNow, e.SynRate)
 			if v.Mode == proxy.ModeMonitor.String() {
 				text += fmt.Sprintf("; mode auto would have answered %s SYNs, dropped %s packets", number(e.WouldAnswer), number(e.WouldDrop))
 			}
@@ -146,7 +194,7 @@ func writeWatched(b *bytes.Buffer, services []control.Service) {
 // shownFloods is how many past floods fit a glance; all are in the JSON.
 const shownFloods = 3
 
-// writeFloods says of each service that is flooded for how long, and how the honest clients fare, and of what was before.
+// writeFloods says of each service that is flooded since when, and how the honest clients fare, and of what was before.
 func writeFloods(b *bytes.Buffer, s *control.Status) {
 	var over []control.Flood
 	lasting := make(map[string]control.Flood)
@@ -157,23 +205,28 @@ func writeFloods(b *bytes.Buffer, s *control.Status) {
 			lasting[f.Service] = f
 		}
 	}
-	for _, f := range over[max(len(over)-shownFloods, 0):] {
-		writeWrapped(b, "past flood", fmt.Sprintf("%s, %s, for %s: %s", clip(f.Service, 20), f.Start.Format(time.DateTime), age(f.Seconds), floodText(&f)))
-	}
 	for _, v := range s.Services {
 		if v.FloodSeconds == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s, for %s: %.0f SYNs a second, ", clip(v.Name, 20), age(v.FloodSeconds), v.Rates.Syn)
+		flood, known := lasting[v.Name]
+		since := "for " + age(v.FloodSeconds)
+		if known {
+			since = fmt.Sprintf("since %s (%s)", flood.Start.Format(time.DateTime), age(v.FloodSeconds))
+		}
+		text := fmt.Sprintf("%s, %s: %.0f SYNs a second, ", v.Name, since, v.Rates.Syn)
 		if v.Mode == proxy.ModeMonitor.String() {
 			text += "which all go to the servers"
 		} else {
 			text += fmt.Sprintf("%.0f clients a second return their cookie, %.0f are connected, %.0f fail at the server", v.Rates.CookieValid, v.Rates.Opened, v.Rates.Failed)
 		}
 		writeWrapped(b, "FLOOD", text)
-		if f, ok := lasting[v.Name]; ok {
-			writeWrapped(b, "peak", floodText(&f))
+		if known {
+			writeWrapped(b, "peak", floodText(&flood))
 		}
+	}
+	for _, f := range over[max(len(over)-shownFloods, 0):] {
+		writeWrapped(b, "past flood", fmt.Sprintf("%s, %s, for %s: %s", f.Service, f.Start.Format(time.DateTime), age(f.Seconds), floodText(&f)))
 	}
 }
 

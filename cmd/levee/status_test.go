@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -68,6 +69,20 @@ passed none
 			TUN: control.TUN{Name: "tun0", Queues: 4, Offload: "csum", Steering: "ebpf"},
 		}, `
 levee v1.2.3, ready, up 1m0s
+FLOOD      web, since 2026-01-02 03:04:05 (12s): 50000 SYNs a second, 70 clients
+           a second return their cookie, 70 are connected, 0 fail at the server
+peak       50123 SYNs a second at most, 50123 to 192.0.2.10:80
+FLOOD      mail, since 2026-01-02 03:04:05 (2h0m): 10000000 SYNs a second, which
+           all go to the servers
+peak       10000001 SYNs a second at most; spread over the whole service;
+           nothing is done about it, mode monitor
+past flood web, 2026-01-02 03:04:05, for 1m1s: 1000 SYNs a second at most, 900
+           to 192.0.2.10:80
+past flood web, 2026-01-02 03:04:05, for 1m2s: 1001 SYNs a second at most;
+           spread over the whole service
+past flood mail, 2026-01-02 03:04:05, for 1m3s: 1002 SYNs a second at most,
+           10000000 to [2001:db8:1:2:3:4:5:10]:65535; 4096 destinations; nothing
+           is done about it, mode monitor
 tun    tun0, 4 queues, offload csum
        steering ebpf
        lost to full queues: 0 packets
@@ -82,19 +97,6 @@ auto       web: 5000 SYNs passed, half_open 12 (128 engages), syn_rate 50123
 monitor    mail: 1099511M SYNs passed, half_open 0 (65536 engages), syn_rate 0
            (10000000 engages); mode auto would have answered 549755813888 SYNs,
            dropped 274877906944 packets
-past flood web, 2026-01-02 03:04:05, for 1m1s: 1000 SYNs a second at most, 900
-           to 192.0.2.10:80
-past flood web, 2026-01-02 03:04:05, for 1m2s: 1001 SYNs a second at most;
-           spread over the whole service
-past flood mail, 2026-01-02 03:04:05, for 1m3s: 1002 SYNs a second at most,
-           10000000 to [2001:db8:1:2:3:4:5:10]:65535; 4096 destinations; nothing
-           is done about it, mode monitor
-FLOOD      web, for 12s: 50000 SYNs a second, 70 clients a second return their
-           cookie, 70 are connected, 0 fail at the server
-peak       50123 SYNs a second at most, 50123 to 192.0.2.10:80
-FLOOD      mail, for 2h0m: 10000000 SYNs a second, which all go to the servers
-peak       10000001 SYNs a second at most; spread over the whole service;
-           nothing is done about it, mode monitor
 
 drops  none
 passed none
@@ -121,6 +123,9 @@ the servers themselves
 config of 2026-01-02 03:04:05; the latest reload failed:
        /etc/levee/levee.yaml: services[0].ports: "http": use numbers, 1 to
        65535, or ranges
+FLOOD      a-long-name-a-long-name-a-long-name-a-long-name-a-long-name-, for
+           12m34s: 1234568 SYNs a second, 120 clients a second return their
+           cookie, 118 are connected, 2 fail at the server
 tun    a23456789012345, 1 queue, offload none
        steering none: load a BPF program: operation not permitted, which is a
        long story to tell here
@@ -131,10 +136,9 @@ early  1048576 of 1048576 KiB in use
        18446744073709551615 segments were held, 12 found no room
 
 SERVICE              MODE              SYN  COOKIE GOOD   COOKIE BAD       FLOWS
-a-long-name-a-long-~ always      18446744T 18446744073M  99999999999    67108864
+a-long-name-a-long-name-a-long-name-a-long-name-a-long-name-
+                     always      18446744T 18446744073M  99999999999    67108864
                                          0            0            0           0
-FLOOD      a-long-name-a-long-~, for 12m34s: 1234568 SYNs a second, 120 clients
-           a second return their cookie, 118 are connected, 2 fail at the server
 
 drops  bad_ip 18446744073709551615, bad_tcp 18446744073709551615,
        cookie_invalid 18446744073709551615, truncated 18446744073709551615,
@@ -160,6 +164,33 @@ tun drops 18446744073709551615 for levee, 5 from levee
 			}
 		})
 	}
+}
+
+// TestStatusOfManyServices fits a screen, in whose first lines is what is flooded.
+func TestStatusOfManyServices(t *testing.T) {
+	s := control.Status{Version: "v1.2.3", Ready: true, Configuration: control.Configuration{LastReloadSuccessful: true}}
+	for i := range 30 {
+		s.Services = append(s.Services, control.Service{Name: fmt.Sprintf("customer-portal-%02d-production-web", i), Mode: "auto", SynPassed: uint64(i),
+			Engagement: &control.Engagement{HalfOpen: 128, SynRate: 1000}})
+	}
+	s.Services[3].Engagement.HalfOpenNow = 60
+	s.Services[7].FloodSeconds, s.Services[7].Engagement.SynRateNow = 12, 50000
+	s.Floods = []control.Flood{{ID: 5, Service: s.Services[7].Name, Start: morning, Seconds: 12, PeakSynRate: 50_123}}
+	var b strings.Builder
+	if err := writeStatus(&b, s); err != nil {
+		t.Fatal(err)
+	}
+	const want = "levee v1.2.3, ready, up 0s\nFLOOD      customer-portal-07-production-web, since 2026-01-02 03:04:05 (12s): 0\n"
+	text := b.String()
+	if lines := strings.Count(text, "\n"); lines > 48 || !strings.HasPrefix(text, want) || !strings.Contains(text, "\nand 24 quieter services: levee top, levee status -o json\n") {
+		t.Errorf("%d lines:\n%s", lines, text)
+	}
+	for i := range s.Services {
+		if shown := strings.Contains(text, "\n"+s.Services[i].Name+"\n"); shown != (i == 3 || i == 7 || i > 25) {
+			t.Errorf("%s is shown: %v", s.Services[i].Name, shown)
+		}
+	}
+	maxColumns(t, text)
 }
 
 // flowsOf is a daemon's answer.
