@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -186,7 +187,7 @@ func TestFlowChanges(t *testing.T) {
 	before := tableOf(flow(1, "open", 5), flow(2, "opening", 4), flow(3, "open", 3), flow(4, "time_wait", 200))
 	now := tableOf(flow(1, "open", 6), flow(2, "open", 5), flow(4, "open", 0.5), flow(5, "open", 0.2))
 	got := ""
-	for _, e := range flowChanges(before, now, at) {
+	for _, e := range flowChanges(before, now, at, "forgotten") {
 		got += flowEventText(&e, false)
 	}
 	want := `00:00:01 state     198.51.100.10:2 > 192.0.2.10:80 web open 5.0s 0/0
@@ -198,7 +199,7 @@ func TestFlowChanges(t *testing.T) {
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if got := flowChanges(now, now, at); len(got) != 0 {
+	if got := flowChanges(now, now, at, "forgotten"); len(got) != 0 {
 		t.Errorf("nothing has changed, got %+v", got)
 	}
 }
@@ -229,5 +230,51 @@ func TestTable(t *testing.T) {
 	}
 	if last := lines[len(lines)-1]; last != "    "+strings.Repeat("y", 30) {
 		t.Errorf("last line %q", last)
+	}
+}
+
+// TestFlowsWatchState: a connection that has only left the state that was asked for is not called forgotten.
+func TestFlowsWatchState(t *testing.T) {
+	g := newGateway(t, services)
+	g.start()
+	p := g.connect(false, 80)
+	c, out := g.background("flows", "watch", "--state", "open", "--every", "100ms", "-o", "json")
+	lines := make(chan string, 1000)
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	told := func(event, client string) bool {
+		for {
+			select {
+			case line := <-lines:
+				if strings.Contains(line, `"event":"forgotten"`) {
+					t.Error(line)
+				}
+				if strings.Contains(line, fmt.Sprintf(`"event":%q`, event)) && strings.Contains(line, client) {
+					return true
+				}
+			case <-time.After(200 * time.Millisecond):
+				return false
+			}
+		}
+	}
+	g.until("it has looked once", func() bool {
+		other, _ := g.connect(false, 443).ends()
+		return told("new", other)
+	})
+	_ = p.client.Close()
+	_ = p.server.Close()
+	from, to := p.ends()
+	g.until("the connection has left", func() bool { return told("left", from) })
+	if _, stdout, _ := g.levee("flows", "list", "tcp", from, to); !strings.Contains(stdout, from) {
+		t.Errorf("it is forgotten:\n%s", stdout)
+	}
+	if err := c.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(c); code != 0 {
+		t.Errorf("exit code %d", code)
 	}
 }

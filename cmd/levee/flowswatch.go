@@ -28,7 +28,8 @@ const (
 // flowEvent is what has become of a flow between two looks.
 type flowEvent struct {
 	Time time.Time `json:"time"`
-	// Event is "new", "state" when it has another state than before, or "forgotten" when it is no longer in the table.
+	// Event is "new", "state" when it has another state than before, or "forgotten" when it is no longer in the table; where a state was asked for,
+	// "left" in place of the latter: it may be in another.
 	Event string       `json:"event"`
 	Flow  control.Flow `json:"flow"`
 }
@@ -38,8 +39,9 @@ func newFlowsWatch(file *string) *cobra.Command {
 		Use:   "watch [tcp CLIENT:PORT SERVER:PORT]",
 		Short: "Show connections as they come, change and go",
 		Long: "Look at the connections that the filters choose every second until interrupted, and show what has changed: new ones, those\n" +
-			"in another state, and those that are no longer remembered. What there is at the start is not shown: flows list does that.\n" +
-			"What comes and is forgotten between two looks is not seen. With -o json each line is an object.",
+			"in another state, and those that are no longer remembered; with --state those that have entered it, or left it. What\n" +
+			"there is at the start is not shown: flows list does that. What comes and is forgotten between two looks is not seen.\n" +
+			"With -o json each line is an object.",
 		Example: "  levee flows watch --client 203.0.113.0/24\n  levee flows watch --service web --state open --every 5s",
 	}
 	output := addOutput(cmd)
@@ -66,7 +68,11 @@ func newFlowsWatch(file *string) *cobra.Command {
 		}
 		filter.Limit = maxWatchedFlows + 1
 		list := func(ctx context.Context) (flowTable, error) { return readFlows(ctx, client, filter.Filter) }
-		err = watchFlows(ctx, *every, list, flowEventWriter(cmd.OutOrStdout(), *output))
+		gone := "forgotten"
+		if filter.State != "" {
+			gone = "left"
+		}
+		err = watchFlows(ctx, *every, gone, list, flowEventWriter(cmd.OutOrStdout(), *output))
 		if ctx.Err() != nil && cmd.Context().Err() == nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 			return nil
 		}
@@ -90,8 +96,8 @@ func readFlows(ctx context.Context, client *control.Client, filter control.Filte
 	return flows, err
 }
 
-// watchFlows looks again and again until ctx is done, whose error it returns, and tells what has changed.
-func watchFlows(ctx context.Context, every time.Duration, list func(context.Context) (flowTable, error), tell func([]flowEvent) error) error {
+// watchFlows looks again and again until ctx is done, whose error it returns, and tells what has changed. gone is the event of what isn't listed any more.
+func watchFlows(ctx context.Context, every time.Duration, gone string, list func(context.Context) (flowTable, error), tell func([]flowEvent) error) error {
 	last, err := list(ctx)
 	if err != nil {
 		return err
@@ -107,7 +113,7 @@ func watchFlows(ctx context.Context, every time.Duration, list func(context.Cont
 			if err != nil {
 				return err
 			}
-			if err := tell(flowChanges(last, now, at)); err != nil {
+			if err := tell(flowChanges(last, now, at, gone)); err != nil {
 				return err
 			}
 			last = now
@@ -116,7 +122,7 @@ func watchFlows(ctx context.Context, every time.Duration, list func(context.Cont
 }
 
 // flowChanges compares two looks; the oldest flows come first.
-func flowChanges(before, now flowTable, at time.Time) (events []flowEvent) {
+func flowChanges(before, now flowTable, at time.Time, gone string) (events []flowEvent) {
 	for key, f := range now {
 		old, known := before[key]
 		switch {
@@ -128,7 +134,7 @@ func flowChanges(before, now flowTable, at time.Time) (events []flowEvent) {
 	}
 	for key := range maps.Keys(before) {
 		if _, still := now[key]; !still {
-			events = append(events, flowEvent{at, "forgotten", before[key]})
+			events = append(events, flowEvent{at, gone, before[key]})
 		}
 	}
 	slices.SortFunc(events, func(a, b flowEvent) int {
@@ -172,5 +178,5 @@ func flowEventText(e *flowEvent, paint painter) string {
 	if len(head)+len(ends)+len(tail)+2 > columns {
 		separator = "\n    "
 	}
-	return paint.paint(map[string]colour{"new": green, "forgotten": yellow}[e.Event], head) + " " + ends + separator + tail + "\n"
+	return paint.paint(map[string]colour{"new": green, "forgotten": yellow, "left": yellow}[e.Event], head) + " " + ends + separator + tail + "\n"
 }
