@@ -272,6 +272,29 @@ func TestInterfaces(t *testing.T) {
 	}
 }
 
+// TestRoutedNeighbours: what a route without a gateway leads to are the gateway's neighbours from the moment that there is the route, whatever its addresses.
+func TestRoutedNeighbours(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	g.start()
+	for _, tt := range []struct{ route, client, server string }{
+		{"2001:db8:e::/64 dev client0", "2001:db8:e::9", "[2001:db8:1::a]:80"},
+		{"198.18.4.0/23 dev client0", "198.18.5.9", "192.0.2.10:80"},
+	} {
+		near := func() bool {
+			_, stdout, _ := g.levee("explain", "tcp", tt.client, tt.server)
+			return strings.Contains(stdout, "to new neighbours")
+		}
+		if near() {
+			t.Errorf("%s is a neighbour without a route", tt.client)
+		}
+		g.ip("ip route add " + tt.route)
+		g.within("a neighbour with the route "+tt.route, near)
+		g.ip("ip route del " + tt.route)
+		g.within("none without", func() bool { return !near() })
+	}
+}
+
 // TestMendRetried: what keeps levee from a repair may end without a word from the kernel.
 func TestMendRetried(t *testing.T) {
 	g := newGateway(t, services)
