@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -20,7 +21,8 @@ import (
 const (
 	defaultTopEvery = time.Second
 	minTopEvery     = 100 * time.Millisecond
-	rows            = 24 // how high a screen is at least
+	topPatience     = 2 * time.Second // for an answer, until what is shown is said to be old
+	rows            = 24              // how high a screen is at least
 )
 
 func newTop(file *string) *cobra.Command {
@@ -68,17 +70,25 @@ func topOnce(parent context.Context, client *control.Client, every, length time.
 	v := topView{history: &topHistory{}, every: every, width: columns, height: rows, paint: painterFor(out)}
 	for end := time.Now().Add(length); ; {
 		s, err := look(ctx, client)
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		v.history.add(s)
-		if len(v.history.rates) > 0 && !time.Now().Before(end) {
+		if err == nil {
+			v.history.add(s)
+		}
+		enough := len(v.history.rates) > 0
+		if enough && !time.Now().Before(end) {
 			break
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
 		case <-time.After(every):
+		}
+		if ctx.Err() != nil && enough {
+			break // show what there is
+		}
+		if ctx.Err() != nil {
+			return errors.New("interrupted before there was anything to show: it takes two looks")
 		}
 	}
 	lines := v.frame()
@@ -111,15 +121,20 @@ type topModel struct {
 	ctx    context.Context
 	client *control.Client
 	length time.Duration
+	// looks counts them, and asking says that the latest has no answer yet.
+	looks  int
+	asking bool
 }
 
-// looked is the outcome of a look, lookAgain says that it is time for one, and over that it is time to end.
+// looked is the outcome of a look, lookAgain says that it is time for one, late that one of a number should have been answered
+// by now, and over that it is time to end.
 type (
 	looked struct {
 		sample topSample
 		err    error
 	}
 	lookAgain struct{}
+	late      int
 	over      struct{}
 )
 
@@ -155,12 +170,19 @@ func (m topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		if m.paused {
 			return m, m.wait()
 		}
-		return m, func() tea.Msg {
+		m.looks++
+		m.asking = true
+		number := late(m.looks)
+		return m, tea.Batch(func() tea.Msg {
 			s, err := look(m.ctx, m.client)
 			return looked{s, err}
+		}, tea.Tick(topPatience, func(time.Time) tea.Msg { return number }))
+	case late:
+		if m.asking && int(msg) == m.looks {
+			m.problem = fmt.Sprintf("the daemon has been asked for %v", topPatience)
 		}
 	case looked:
-		m.problem = ""
+		m.problem, m.asking = "", false
 		if msg.err != nil {
 			m.problem = msg.err.Error() // it may be starting again
 		} else if !m.paused {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -71,6 +73,12 @@ q quit   p pause   s sort (now by SYN/s)`
 	if got := strings.Join(v.frame(), "\n"); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
+	v.problem = "no daemon on /run/levee/control.sock: is levee running, or is this text so long that it takes two lines?"
+	if got := strings.Split(strings.Join(v.frame(), "\n"), "\n"); len(got) != rows || got[0] != "levee v1, up 1m59s, NO ANSWER                                     as of 15:04:29" ||
+		got[rows-2] != "no answer: no daemon on /run/levee/control.sock: is levee running, or is this" || got[rows-1] != "text so long that it takes two lines?" {
+		t.Errorf("no answer:\n%s", strings.Join(got, "\n"))
+	}
+	v.problem = ""
 	v.sort, v.paused = sortFlows, true
 	v.history.last.status.Services[0].Flows = 200
 	if got := strings.Join(v.frame(), "\n"); !strings.Contains(got, "PAUSED  15:04:29\n") || strings.Index(got, "\nssh ") > strings.Index(got, "\nweb ") {
@@ -271,10 +279,31 @@ func TestTop(t *testing.T) {
 	if code, _, stderr := g.levee("top"); code != 2 || stderr != "levee: top needs a terminal: use levee top --once for one frame, or levee status\n" {
 		t.Errorf("without a terminal: %d %q", code, stderr)
 	}
+	stopped := g.command("top", "-c", g.config, "--once", "--every", "200ms", "--for", "1h")
+	var frame bytes.Buffer
+	stopped.Stdout = &frame
+	if err := stopped.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	if err := stopped.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.end(stopped); code != 0 || stopped.Output() != "" || !strings.Contains(frame.String(), "\nSERVICE ") {
+		t.Errorf("--once, interrupted: %d %s\n%s", code, stopped.Output(), frame.String())
+	}
+	if err := c.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.until("it says that the daemon hangs", func(text string) bool {
+		return strings.Contains(text, ", NO ANSWER ") && strings.Contains(text, "no answer: the daemon has been asked for 2s")
+	})
 	if err := c.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	s.until("it says that nobody answers", func(text string) bool { return strings.Contains(text, "no answer: ") })
+	s.until("it says that nobody answers", func(text string) bool {
+		return strings.Contains(text, ", NO ANSWER ") && strings.Contains(text, " as of ") && strings.Contains(text, "no answer: ")
+	})
 	s.press("q")
 	select {
 	case err := <-s.done:

@@ -64,21 +64,29 @@ func (v topView) frame() []string {
 	head = append(head, "")
 	services := v.services(s, &now, width)
 	reasons := v.reasons(s, &now, width)
-	// The services give way first, but never below three lines, then the reasons; the last line is the help.
-	room := max(v.height-len(head)-2, 0)
+	foot := v.foot(width)
+	// The services give way first, but never below three lines, then the reasons; below is the help.
+	space := max(v.height-len(foot), 0)
+	room := max(space-len(head)-1, 0)
 	services = shorten(services, max(room-len(reasons), min(4, room)))
 	reasons = shorten(reasons, max(room-len(services), 0))
 	lines := slices.Concat(head, services, []string{""}, reasons)
-	lines = lines[:min(len(lines), max(v.height-1, 0))]
-	for len(lines) < v.height-1 {
+	lines = lines[:min(len(lines), space)]
+	for len(lines) < space {
 		lines = append(lines, "")
 	}
-	help := fmt.Sprintf("%s (now by %v)", topHelp, v.sort)
-	if v.problem != "" {
-		help = clipRunes("no answer: "+v.problem, width)
-		return append(lines, v.paint.paint(red, help))
+	return append(lines, foot...)
+}
+
+// foot is the help, or why there is nothing new.
+func (v topView) foot(width int) (lines []string) {
+	if v.problem == "" {
+		return []string{fmt.Sprintf("%s (now by %v)", topHelp, v.sort)}
 	}
-	return append(lines, help)
+	for _, line := range wrap("no answer: "+v.problem, width) {
+		lines = append(lines, v.paint.paint(red, clipRunes(line, width)))
+	}
+	return lines[:max(min(len(lines), v.height/4), 1)]
 }
 
 // shorten leaves out rows from the end, and says how many.
@@ -99,6 +107,10 @@ func (v topView) head(s *control.Status, width int) []string {
 	}
 	title := fmt.Sprintf("levee %s, up %v, ", clip(s.Version, 24), time.Duration(s.UptimeSeconds)*time.Second)
 	right := fmt.Sprintf("every %v  %s", v.every, v.history.last.at.Local().Format(time.TimeOnly))
+	if v.problem != "" { // all of this is of then
+		ready, colour = "NO ANSWER", red
+		right = "as of " + v.history.last.at.Local().Format(time.TimeOnly)
+	}
 	if v.paused {
 		right = "PAUSED  " + v.history.last.at.Local().Format(time.TimeOnly)
 	}
