@@ -27,8 +27,8 @@ type Way struct {
 	Interface string
 	// Gateway is invalid if the destination is on the link.
 	Gateway netip.Addr
-	// Local says that the packet is for the gateway itself.
-	Local bool
+	// Local says that the packet is for the gateway itself, Broadcast that it is for everybody on a link.
+	Local, Broadcast bool
 }
 
 // The reasons why there is no way.
@@ -109,7 +109,7 @@ func wayOf(m []byte) (way Way, oif int, err error) {
 	if err != nil {
 		return Way{}, 0, fmt.Errorf("the kernel's answer about a route: %w", err)
 	}
-	way = Way{Table: int(message.Table), Local: message.Type == unix.RTN_LOCAL}
+	way = Way{Table: int(message.Table), Local: message.Type == unix.RTN_LOCAL, Broadcast: message.Type == unix.RTN_BROADCAST}
 	switch message.Type {
 	case unix.RTN_UNREACHABLE, unix.RTN_BLACKHOLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
 		return Way{}, 0, ErrNoRoute

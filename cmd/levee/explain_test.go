@@ -222,6 +222,15 @@ func TestExplain(t *testing.T) {
 	if code, _, stderr := g.levee("explain", "tcp", "[2001:db8::1]:1", server.String()); code != 2 || !strings.Contains(stderr, "different families") {
 		t.Errorf("%d %s", code, stderr)
 	}
+	own := g.lab.Clients[0].Link.Gateway.Addr(false).String()
+	for _, tt := range []struct{ client, server, want string }{
+		{own, server.String(), "the client " + own + " is an address of the gateway itself, whose own connections go to the servers without levee"},
+		{client.String(), "192.0.2.255:80", "192.0.2.255 is a broadcast address: no connection goes there"},
+	} {
+		if code, stdout, stderr := g.levee("explain", "tcp", tt.client, tt.server); code != 0 || !strings.Contains(strings.Join(strings.Fields(stdout), " "), "PROBLEM "+tt.want) {
+			t.Errorf("%s to %s: %d %s\n%s\nwant %s", tt.client, tt.server, code, stderr, stdout, tt.want)
+		}
+	}
 	if code, stdout, _ := g.run(g.lab.Gateway.Command(t.Context(), "ip", "rule", "del", "priority", "7301", "iif", g.lab.Clients[0].Link.Gateway.Name,
 		"to", "192.0.2.0/24", "ipproto", "tcp")); code != 0 {
 		t.Fatal(stdout)

@@ -35,7 +35,8 @@ func newFlowsList(file *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list [tcp CLIENT:PORT SERVER:PORT]",
 		Short: "List connections",
-		Long:  "List the connections that the filters choose, or all. Those that have ended are remembered for a while, and listed too.",
+		Long: "List the connections that the filters choose, the one between two ends in either order, or all. Those that have ended are\n" +
+			"remembered for a while, and listed too.",
 		Example: "  levee flows list --state open --client 203.0.113.0/24\n" +
 			"  levee flows list tcp 203.0.113.7:40000 192.0.2.10:443 -o json",
 	}

@@ -10,9 +10,9 @@ func newFlowsKill(file *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kill [tcp CLIENT:PORT SERVER:PORT]",
 		Short: "End connections with resets to both ends",
-		Long: "End the connections that the filters choose, or the one between two ends: both hosts get a reset that they accept. It asks\n" +
-			"nothing, and says how many there were. At least one filter is needed. That there was none is no error. New connections\n" +
-			"are not kept away: that is what the service's deny list is for.",
+		Long: "End the connections that the filters choose, or the one between two ends in either order: both hosts get a reset that they\n" +
+			"accept. It asks nothing, and says how many there were. At least one filter is needed. That there was none is no error.\n" +
+			"New connections are not kept away: that is what the service's deny list is for.",
 		Example: "  levee flows kill tcp 203.0.113.7:40000 192.0.2.10:443\n" +
 			"  levee flows kill --client 203.0.113.0/24 --service web\n" +
 			"  levee flows kill --state opening --server 192.0.2.10 --port 443",

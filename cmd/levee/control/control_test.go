@@ -235,7 +235,8 @@ func TestFlows(t *testing.T) {
 		{"server port", Filter{ServerPort: 80}, total},
 		{"other server port", Filter{ServerPort: 81}, 0},
 		{"one", Filter{}.Between(netip.MustParseAddrPort("[2001:db8:2::10]:17"), netip.MustParseAddrPort("192.0.2.10:80")), 1},
-		{"the other way round", Filter{}.Between(netip.MustParseAddrPort("192.0.2.10:80"), netip.MustParseAddrPort("[2001:db8:2::10]:17")), 0},
+		{"the other way round", Filter{}.Between(netip.MustParseAddrPort("192.0.2.10:80"), netip.MustParseAddrPort("[2001:db8:2::10]:17")), 1},
+		{"another port, the other way round", Filter{}.Between(netip.MustParseAddrPort("192.0.2.10:17"), netip.MustParseAddrPort("[2001:db8:2::10]:80")), 0},
 		{"service and state and limit", Filter{Service: "ssh", State: "open", Limit: 3}, 3},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -18,6 +18,8 @@ type Filter struct {
 	Client, Server netip.Prefix
 	// ClientPort and ServerPort are ports; 0 means any.
 	ClientPort, ServerPort uint16
+	// EitherWay says that Client and Server may as well be the other end.
+	EitherWay bool
 	// Limit is the most flows to return; 0 means all.
 	Limit int
 }
@@ -28,8 +30,9 @@ func (f Filter) All() bool {
 	return f == Filter{}
 }
 
-// Between chooses the flow that client has opened to server.
+// Between chooses the flow between two ends, whichever has opened it.
 func (f Filter) Between(client, server netip.AddrPort) Filter {
+	f.EitherWay = true
 	f.Client, f.ClientPort = netip.PrefixFrom(client.Addr(), client.Addr().BitLen()), client.Port()
 	f.Server, f.ServerPort = netip.PrefixFrom(server.Addr(), server.Addr().BitLen()), server.Port()
 	return f
@@ -37,7 +40,11 @@ func (f Filter) Between(client, server netip.AddrPort) Filter {
 
 func (f Filter) match(i proxy.FlowInfo) bool {
 	return (f.Service == "" || f.Service == i.Service) && (f.State == "" || f.State == i.State.String()) &&
-		matchEnd(f.Client, f.ClientPort, i.Client) && matchEnd(f.Server, f.ServerPort, i.Server)
+		(f.matchEnds(i.Client, i.Server) || f.EitherWay && f.matchEnds(i.Server, i.Client))
+}
+
+func (f Filter) matchEnds(client, server netip.AddrPort) bool {
+	return matchEnd(f.Client, f.ClientPort, client) && matchEnd(f.Server, f.ServerPort, server)
 }
 
 func matchEnd(prefix netip.Prefix, port uint16, end netip.AddrPort) bool {
@@ -53,6 +60,9 @@ func States() []string {
 	return words
 }
 
+// eitherWay is the name of Filter.EitherWay in a query.
+const eitherWay = "either_way"
+
 func (f Filter) query() url.Values {
 	q := url.Values{"limit": {strconv.Itoa(f.Limit)}}
 	set := func(name, value string) {
@@ -62,6 +72,9 @@ func (f Filter) query() url.Values {
 	}
 	set("service", f.Service)
 	set("state", f.State)
+	if f.EitherWay {
+		set(eitherWay, "yes")
+	}
 	for _, end := range []struct {
 		name   string
 		prefix netip.Prefix
@@ -78,9 +91,9 @@ func (f Filter) query() url.Values {
 }
 
 func parseFilter(q url.Values, services []string) (Filter, error) {
-	f := Filter{Service: q.Get("service"), State: q.Get("state")}
+	f := Filter{Service: q.Get("service"), State: q.Get("state"), EitherWay: q.Get(eitherWay) != ""}
 	for name := range q {
-		if !slices.Contains([]string{"service", "state", "client", "server", "client_port", "server_port", "limit"}, name) {
+		if !slices.Contains([]string{"service", "state", "client", "server", "client_port", "server_port", eitherWay, "limit"}, name) {
 			return f, fmt.Errorf("there is no filter %q in this daemon: use its own levee", name) // whoever kills must not kill more than was meant
 		}
 	}

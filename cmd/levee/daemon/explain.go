@@ -49,7 +49,11 @@ func (t *tracer) trace(q control.Question) {
 	proxied := t.explanation.Service != "" || t.explanation.ClientService != ""
 	if q.In == "" {
 		way, err := routes.Lookup(routes.Probe{Dst: q.Client})
-		if err != nil || way.Local {
+		if way.Local {
+			t.problem("the client %v is an address of the gateway itself, whose own connections go to the servers without levee", q.Client.Addr())
+			return
+		}
+		if err != nil {
 			t.problem("the gateway has no way to the client %v: add a route, or name the interface with --in", q.Client.Addr())
 			return
 		}
@@ -100,6 +104,8 @@ func (t *tracer) hop(step, in string, src, dst netip.AddrPort, intoTUN bool) con
 		t.problem("from %s to %v: %v: add one to the main table", in, dst.Addr(), err)
 	case way.Local:
 		t.problem("%v is an address of the gateway itself, which can't be proxied", dst.Addr())
+	case way.Broadcast:
+		t.problem("%v is a broadcast address: no connection goes there", dst.Addr())
 	case intoTUN && way.Interface != t.tun && foreign:
 		t.problem("packets from %v to %v that come in by %s go to %s, around levee, by %s", src.Addr(), dst.Addr(), in, way.Interface, cause)
 	case intoTUN && way.Interface != t.tun:
