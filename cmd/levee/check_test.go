@@ -189,6 +189,31 @@ func TestCheckHost(t *testing.T) {
 	}
 }
 
+// TestCheckFirewall: a chain that drops what has no state is named, unless it accepts some of that.
+func TestCheckFirewall(t *testing.T) {
+	g := newGateway(t, services)
+	g.onTmpfs(services)
+	g.sh(healthy)
+	const drop = "add table inet f; add chain inet f c { type filter hook forward priority 0; policy drop; }; "
+	for _, tt := range []struct {
+		rules string
+		found bool
+	}{
+		{drop + "add rule inet f c ct state established,related accept; add rule inet f c iifname server0 ct state new accept", true},
+		{drop + "add rule inet f c ct state established,related accept; add rule inet f c ct state untracked ip daddr 192.0.2.0/24 accept", false},
+		{drop + "add rule inet f c ct state established,related,untracked accept", false},
+		{drop + "add rule inet f c ct state vmap { established : accept, untracked : accept }", false},
+		{drop + "add rule inet f c ip daddr 192.0.2.0/24 accept", false}, // tracks nothing
+		{"add table inet f; add chain inet f c { type filter hook forward priority 0; }; add rule inet f c ct state invalid drop", false},
+	} {
+		g.sh("nft flush ruleset; nft '" + tt.rules + "'")
+		code, answer := g.check()
+		if found := len(answer.Host) == 1 && answer.Host[0].What == "firewall" && strings.HasPrefix(answer.Host[0].Text, "the nftables chain c of table f drops "); code != 0 || found != tt.found || !found && len(answer.Host) > 0 {
+			t.Errorf("%s: %d %+v", tt.rules, code, answer.Host)
+		}
+	}
+}
+
 // TestCheckStateDir: connections are kept on a tmpfs only.
 func TestCheckStateDir(t *testing.T) {
 	g := newGateway(t, services)

@@ -33,6 +33,7 @@ func Inspect(cfg config.Config) ([]routes.Finding, error) {
 		interfaces = slices.Concat(plan.ClientInterfaces(), plan.ServerInterfaces())
 	}
 	out = append(out, routes.Inspect(rc, live, plan)...)
+	out = append(out, routes.InspectFirewall(live, plan)...)
 	slices.Sort(interfaces)
 	interfaces = slices.Compact(interfaces)
 	for _, name := range interfaces {
