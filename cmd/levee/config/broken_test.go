@@ -279,6 +279,7 @@ func TestLostStateDir(t *testing.T) {
 		{"its shape", "state_dir: [/tmp]\n" + minimal, true},
 		{"the file", "state_dir: /tmp\nx", false},
 		{"the file, which doesn't name it", minimal + "\ngarbage: [", false},
+		{"the file, which has it in a comment", "# state_dir: /tmp\n" + minimal + "\ngarbage: [", false},
 		{"the file, with the key twice", "state_dir: /tmp\nstate_dir: /var\n" + minimal, true},
 		{"the file, with the key in braces", "{state_dir: /tmp, services: [}", true},
 		{"the file, with the key broken", "state_dir: [\n" + minimal, true},
@@ -292,9 +293,9 @@ func TestLostStateDir(t *testing.T) {
 
 // A slip in the YAML doesn't hide where the daemon is.
 func TestStateDirOfNoYAML(t *testing.T) {
-	file := write(t, "# state_dir: no\nstate_dir: /tmp/x # here\n"+minimal+"\ngarbage: [")
-	if cfg, err := Load(file); err == nil || cfg.StateDir != "/tmp/x" {
-		t.Errorf("%s, %v", cfg.StateDir, err)
+	file := write(t, "# state_dir: no\nstate_dir: /tmp/x # here\nsecret_file: '/tmp/key'\n"+minimal+"\ngarbage: [")
+	if cfg, err := Load(file); err == nil || cfg.StateDir != "/tmp/x" || cfg.SecretFile != "/tmp/key" {
+		t.Errorf("%s, %s, %v", cfg.StateDir, cfg.SecretFile, err)
 	}
 	t.Setenv("LEVEE_STATE_DIR", "/tmp/y")
 	if cfg, err := Load(file); err == nil || cfg.StateDir != "/tmp/y" {

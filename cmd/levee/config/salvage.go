@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"regexp"
@@ -10,24 +9,30 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// stateDirLine is the key where it is commonly written: in a line of its own, not in a section.
-var stateDirLine = regexp.MustCompile(`(?m)^state_dir[ \t]*:.*$`)
-
 // salvage finds what a file that is not valid YAML says of state_dir, so that a slip in it doesn't hide the daemon, which goes on with what it has read
-// before. known is false if the file says it twice, or in a way that isn't understood.
-func salvage(data []byte) (tree map[string]any, known bool) {
-	if os.Getenv(envName("state_dir")) != "" {
-		return nil, true // whatever the file says
+// before, and of secret_file, whose contents are to be kept out of a bundle. stateDir says that it is known of the former.
+func salvage(data []byte) (tree map[string]any, stateDir bool) {
+	tree = make(map[string]any)
+	for _, key := range []string{"secret_file", "state_dir"} {
+		var value string
+		if value, stateDir = salvageKey(data, key); value != "" {
+			tree[key] = value
+		}
 	}
-	switch found := stateDirLine.FindAll(data, 2); len(found) {
+	return tree, stateDir || os.Getenv(envName("state_dir")) != ""
+}
+
+// salvageKey finds a key where it is commonly written: in a line of its own, in no section. known is false if it is in the file in another way, or twice.
+func salvageKey(data []byte, key string) (value string, known bool) {
+	switch found := regexp.MustCompile(`(?m)^`+key+`[ \t]*:.*$`).FindAll(data, 2); len(found) {
 	case 0:
-		return nil, !bytes.Contains(data, []byte("state_dir"))
+		return "", !regexp.MustCompile(`(?m)^[^#\n]*`+key).Match(data) // but for comments
 	case 1:
 		tree, err := parseTree(found[0])
-		_, scalar := tree["state_dir"].(string)
-		return tree, err == nil && scalar
+		value, known = tree[key].(string)
+		return value, known && err == nil
 	}
-	return nil, false
+	return "", false
 }
 
 // maxFaultBytes is how long a file may be to have its fault looked for: that parses it once for each of its lines.

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole; then the tree has no more than state_dir, if that can be told.
+// readTree reads the file as one YAML document. The problem, if any, concerns the file as a whole; then the tree has no more than what could be salvaged.
 func readTree(path string) (map[string]any, *Problem) {
 	data, err := readFile(path)
 	if err != nil {
