@@ -26,7 +26,7 @@ func salvage(data []byte) (tree map[string]any, stateDir bool) {
 func salvageKey(data []byte, key string) (value string, known bool) {
 	switch found := regexp.MustCompile(`(?m)^`+key+`[ \t]*:.*$`).FindAll(data, 2); len(found) {
 	case 0:
-		return "", !regexp.MustCompile(`(?m)^[^#\n]*`+key).Match(data) // but for comments
+		return "", !regexp.MustCompile(`(?m)^[^#\n]*` + key).Match(data) // but for comments
 	case 1:
 		tree, err := parseTree(found[0])
 		value, known = tree[key].(string)
