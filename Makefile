@@ -85,7 +85,7 @@ chaos: build
 
 # The race detector allocates, so what counts allocations runs without it.
 unit: packages
-	LEVEE_REQUIRE_ROOT=1 $(GO) test -race -shuffle=on -timeout 15m $$($(GO) list ./... | grep -v '/integration$$')
+	LEVEE_REQUIRE_ROOT=1 $(GO) test -race -shuffle=on -timeout 25m $$($(GO) list ./... | grep -v '/integration$$')
 	LEVEE_REQUIRE_ROOT=1 $(GO) test -count=1 -run 'Alloc' ./stack ./proxy/... ./tunnel
 
 integration: build packages

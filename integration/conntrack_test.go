@@ -52,7 +52,7 @@ func TestConntrack(t *testing.T) {
 		for _, place := range []struct {
 			name  string
 			lab   lab.Config
-			after bool // the gateway's interface to the server shrinks when the connection is open
+			after bool // the gateway's link to the server shrinks when the connection is open
 		}{
 			{name: "nowhere narrow"},
 			{name: "narrow in front of it", lab: lab.Config{ClientHopMTU: narrow}},
@@ -67,13 +67,7 @@ func TestConntrack(t *testing.T) {
 				p.exempt(t)
 				client, server := connect(t, p.client, p.server, v6, 7777)
 				if place.after {
-					link, err := p.Gateway.Netlink().LinkByName(p.server.Link.Gateway.Name)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := p.Gateway.Netlink().LinkSetMTU(link, narrow); err != nil {
-						t.Fatal(err)
-					}
+					shrink(t, p.server.Link)
 				}
 				for _, way := range ways(client, server) {
 					if _, err := transfer(way.from, way.to, pmtuSize, 30*time.Second); err != nil {
