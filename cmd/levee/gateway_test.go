@@ -36,6 +36,7 @@ services:
 func newGateway(t *testing.T, yaml string) *gateway {
 	l := labtest.New(t, lab.Config{})
 	t.Setenv(asLevee, "1")
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector's runtime would have every verb end a second later
 	g := &gateway{t: t, lab: l, dir: t.TempDir()}
 	g.config = g.write("levee.yaml", g.dir+"/state", yaml)
 	labtest.Settle(t, l.Gateway)

@@ -22,16 +22,23 @@ func (d *daemon) Explain(q control.Question) (control.Explanation, error) {
 		}
 	}
 	t := tracer{tun: d.device.Name(), explanation: &x}
-	if d.layout.Routes != nil {
-		live, err := routes.Read(routesConfig(d.cfg))
+	if t.plan = d.plan(); t.plan != nil {
+		live, err := routes.Read(routesConfig(*d.reloads.cfg.Load()))
 		if err != nil {
 			return x, err
 		}
-		t.live, t.plan = live, d.layout.Routes
+		t.live = live
 		t.clients = t.plan.ClientInterfaces()
 	}
 	t.trace(q)
 	return x, nil
+}
+
+// plan is the one in force, which a reload changes; nil if the operator does the routing.
+func (d *daemon) plan() *routes.Plan {
+	d.reloads.mu.Lock()
+	defer d.reloads.mu.Unlock()
+	return d.layout.Routes
 }
 
 // tracer follows a connection's packets through the kernel and notes what isn't as it should be.

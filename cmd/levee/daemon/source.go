@@ -145,9 +145,7 @@ func (d *daemon) NotReady() (why []string) {
 
 // missingRules is 0 too if they aren't levee's business.
 func (d *daemon) missingRules() (int, error) {
-	d.reloads.mu.Lock() // a reload changes the plan
-	plan := d.layout.Routes
-	d.reloads.mu.Unlock()
+	plan := d.plan()
 	if plan == nil {
 		return 0, nil
 	}
