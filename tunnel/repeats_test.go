@@ -125,8 +125,8 @@ func TestRepeatsProperty(t *testing.T) {
 	})
 }
 
-// TestRepeatsInFlood sends clients' SYNs and, a second later, those again, in a flood of forged ones. All of the former are
-// told from the latter.
+// TestRepeatsInFlood sends clients' SYNs and, a second later, those again, in a flood of forged ones. The former are
+// told from the latter, but for the one in some thousands both of whose cells others have hit just before.
 func TestRepeatsInFlood(t *testing.T) {
 	const (
 		rate    = 60_000 // forged SYNs a second
@@ -158,7 +158,7 @@ func TestRepeatsInFlood(t *testing.T) {
 			mistaken++
 		}
 	}
-	if repeated != rate/every || missed > 0 {
+	if repeated != rate/every || missed > repeated/100 {
 		t.Errorf("%d of %d retransmissions went to the queue of first SYNs", missed, repeated)
 	}
 	if mistaken > rate*seconds/1000 {
