@@ -80,11 +80,11 @@ func (s *FlowState) Convert(from *FlowState, capacity int) (c Conversion, err er
 	h := from.header()
 	key := hasher{h.Hash0, h.Hash1}
 	s.begin(capacity, key, h.Zero)
-	n, each := shape(capacity)
+	room := newRoomFor(capacity, key)
 	memory := s.Memory[stateRecordsAt:]
-	stripes, used := make([][]flow, n), make([]int, n)
+	stripes := make([][]flow, len(room.used))
 	for i := range stripes {
-		stripes[i] = carve[flow](&memory, each)
+		stripes[i] = carve[flow](&memory, room.each)
 	}
 	for _, over := range []bool{false, true} {
 		for stripe := range records.stripes {
@@ -100,18 +100,40 @@ func (s *FlowState) Convert(from *FlowState, capacity int) (c Conversion, err er
 					continue
 				}
 				f := record(bytes, records.moves)
-				to := key.of(&f.key) & uint64(n-1)
-				if used[to] == each {
+				to, place, ok := room.take(&f.key)
+				if !ok {
 					c.NoRoom++
 					continue
 				}
-				stripes[to][used[to]] = f
-				used[to]++
+				stripes[to][place] = f
 				c.Flows++
 			}
 		}
 	}
 	return c, nil
+}
+
+// roomFor gives flows places in the stripes of a table, which don't fill evenly.
+type roomFor struct {
+	key hasher
+	// each is how many flows go into a stripe, and used how many have in each.
+	each int
+	used []int
+}
+
+func newRoomFor(capacity int, key hasher) *roomFor {
+	n, each := shape(capacity)
+	return &roomFor{key, each, make([]int, n)}
+}
+
+// take is the next place for a flow, if its stripe has one.
+func (r *roomFor) take(k *flowKey) (stripe, slot int, ok bool) {
+	stripe = int(r.key.of(k) & uint64(len(r.used)-1))
+	if slot = r.used[stripe]; slot == r.each {
+		return stripe, slot, false
+	}
+	r.used[stripe]++
+	return stripe, slot, true
 }
 
 // Live counts the flows in Memory, which a Proxy may be using meanwhile, that have not ended, and those of them for which a table of this capacity has no
@@ -124,9 +146,7 @@ func (s *FlowState) Live(capacity int) (live, noRoom int) {
 	if err != nil {
 		return 0, 0
 	}
-	key := hasher{s.header().Hash0, s.header().Hash1}
-	n, each := shape(capacity)
-	used := make([]int, n)
+	room := newRoomFor(capacity, hasher{s.header().Hash0, s.header().Hash1})
 	for stripe := range records.stripes {
 		for slot := range records.each {
 			bytes := records.at(stripe, slot)
@@ -135,9 +155,7 @@ func (s *FlowState) Live(capacity int) (live, noRoom int) {
 			}
 			live++
 			f := record(bytes, records.moves)
-			if to := key.of(&f.key) & uint64(n-1); used[to] < each {
-				used[to]++
-			} else {
+			if _, _, ok := room.take(&f.key); !ok {
 				noRoom++
 			}
 		}

@@ -53,7 +53,7 @@ func (w *Worker) deny(svc *service) {
 
 // validateLists says what is wrong with the lists.
 func (s *Service) validateLists() error {
-	allowed := make(map[netip.Prefix]bool, len(s.Allow))
+	onAllow := make(map[netip.Prefix]bool, len(s.Allow))
 	for _, list := range [...]struct {
 		name     string
 		prefixes []netip.Prefix
@@ -64,8 +64,8 @@ func (s *Service) validateLists() error {
 			}
 			switch {
 			case list.name == "allow":
-				allowed[p] = true
-			case allowed[p]:
+				onAllow[p] = true
+			case onAllow[p]:
 				return fmt.Errorf("prefix %s is allowed and denied: choose one", p)
 			}
 		}

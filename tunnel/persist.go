@@ -24,14 +24,20 @@ func leftOver(name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look for interface %s: %w", name, err)
 	}
-	tun, ok := link.(*netlink.Tuntap)
+	tun, ok := abandoned(link)
 	switch {
-	case !ok || tun.Mode != netlink.TUNTAP_MODE_TUN, tun.Queues+tun.DisabledQueues > 0, link.Attrs().Alias != alias:
+	case !ok:
 		return false, explainAttach(name, unix.EBUSY)
 	case tun.Flags&leftFlags != leftFlags:
 		return false, fmt.Errorf("interface %s was left by another version of levee: run levee cleanup", name)
 	}
 	return true, nil
+}
+
+// abandoned says whether a link is a TUN that an earlier Open with Config.Persist has made, of whatever version of levee, and that nobody has open.
+func abandoned(link netlink.Link) (tun *netlink.Tuntap, ok bool) {
+	tun, ok = link.(*netlink.Tuntap)
+	return tun, ok && tun.Mode == netlink.TUNTAP_MODE_TUN && tun.Queues+tun.DisabledQueues == 0 && tun.Alias == alias
 }
 
 // CheckName says why Open with Config.Persist would refuse the name: somebody else has it.
@@ -47,10 +53,8 @@ func Abandoned(own string) (names []string, err error) {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, link := range links {
-		a := link.Attrs()
-		tun, ok := link.(*netlink.Tuntap)
-		if ok && a.Alias == alias && a.Name != own && tun.Mode == netlink.TUNTAP_MODE_TUN && tun.Queues+tun.DisabledQueues == 0 {
-			names = append(names, a.Name)
+		if tun, ok := abandoned(link); ok && tun.Name != own {
+			names = append(names, tun.Name)
 		}
 	}
 	return names, nil

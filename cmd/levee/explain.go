@@ -188,17 +188,18 @@ var conclusions = map[string]string{
 // writeWrapped writes a text behind its title, in lines of at most columns.
 func writeWrapped(b *bytes.Buffer, title, text string) {
 	const indent = 11
-	width := columns
 	if title != "" {
-		width -= indent
 		title = fmt.Sprintf("%-*s", indent, title)
 	}
-	rest := strings.Repeat(" ", len(title))
-	for i, line := range wrap(text, width) {
-		if i > 0 {
-			title = rest
-		}
-		b.WriteString(title + line + "\n")
+	writeHanging(b, title, text)
+}
+
+// writeHanging writes a text behind what begins its first line, and in the same column below, in lines of at most columns.
+func writeHanging(b *bytes.Buffer, begin, text string) {
+	rest := strings.Repeat(" ", len(begin))
+	for _, line := range wrap(text, columns-len(begin)) {
+		b.WriteString(begin + line + "\n")
+		begin = rest
 	}
 }
 

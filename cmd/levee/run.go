@@ -98,7 +98,7 @@ func onSignals(parent context.Context, signals chan os.Signal, log *slog.Logger,
 					first = time.Now()
 					log.Info("asked to stop", "signal", s.String())
 					cancel()
-				case !first.IsZero() && time.Since(first) < onceMore:
+				case time.Since(first) < onceMore:
 				default:
 					log.Error("asked again, ending at once: run levee cleanup", "signal", s.String())
 					die(exitFailed)

@@ -113,12 +113,7 @@ func writeStatus(w io.Writer, s control.Status) error {
 }
 
 // writeUnder writes a text under what a line above it says behind its title.
-func writeUnder(b *bytes.Buffer, text string) {
-	const indent = "       "
-	for _, line := range wrap(text, columns-len(indent)) {
-		b.WriteString(indent + line + "\n")
-	}
-}
+func writeUnder(b *bytes.Buffer, text string) { writeHanging(b, "       ", text) }
 
 // shownServices is how many services fit a screen with all the rest; all are in the JSON, and in levee top.
 const shownServices = 6

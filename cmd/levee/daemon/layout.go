@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -85,7 +86,7 @@ func newLayout(cfg config.Config, was former, plan func(routes.Config, routes.Li
 	}
 	for _, f := range smallMTUs(small, l.Routes) {
 		if f.Fatal && !was.resumed {
-			return nil, fmt.Errorf("%s", f.Text)
+			return nil, errors.New(f.Text)
 		}
 		l.warnings = append(l.warnings, f.Text+": "+f.Remedy)
 	}

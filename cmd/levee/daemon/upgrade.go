@@ -275,12 +275,11 @@ func (d *daemon) upgrade(ctx context.Context) error {
 	environment := d.upgrades.environment(ctx)
 	var err error
 	next := *d.upgrades.to.Load()
-	for _, p := range []struct{ program, name string }{{next, next}, {"/proc/self/exe", d.upgrades.program}} {
-		program := p.program
-		d.log.Info("upgrading", "program", program)
-		err = syscall.Exec(program, append([]string{p.name}, os.Args[1:]...), environment)
-		d.log.Error("not upgraded", "program", program, "error", err)
-		environment = append(environment, failureEnv+"="+fmt.Sprintf("%s could not be executed: %v", program, err))
+	for _, try := range []struct{ program, name string }{{next, next}, {"/proc/self/exe", d.upgrades.program}} {
+		d.log.Info("upgrading", "program", try.program)
+		err = syscall.Exec(try.program, append([]string{try.name}, os.Args[1:]...), environment)
+		d.log.Error("not upgraded", "program", try.program, "error", err)
+		environment = append(environment, failureEnv+"="+fmt.Sprintf("%s could not be executed: %v", try.program, err))
 	}
 	return fmt.Errorf("upgrade: %w: start levee again, it goes on with the connections", err)
 }

@@ -30,6 +30,9 @@ const (
 	asideElse = "flows.unusable.2"
 )
 
+// asideNames are those of what was set aside, in the order in which they are tried.
+var asideNames = []string{asideName, asideElse}
+
 // Path is the flow file of a state_dir.
 func Path(dir string) string { return filepath.Join(dir, fileName) }
 
@@ -116,7 +119,7 @@ func Check(dir string, capacity int) (converts bool, err error) {
 // Remove removes the flow file of a folder, and what was set aside, and says what it has removed. A folder of somebody's in their place, with something
 // in it, it leaves.
 func Remove(dir string) (removed []string, err error) {
-	for _, name := range []string{fileName, newName, asideName, asideElse} {
+	for _, name := range append([]string{fileName, newName}, asideNames...) {
 		path := filepath.Join(dir, name)
 		switch e := os.Remove(path); {
 		case e == nil:
@@ -343,7 +346,7 @@ const block = 512
 
 // setAside gives the flow file another name, in the place of one that has it already. Folders, which may be somebody's, stay.
 func setAside(dir string) (kept string, err error) {
-	for _, name := range []string{asideName, asideElse} {
+	for _, name := range asideNames {
 		kept = filepath.Join(dir, name)
 		if fi, err := os.Lstat(kept); err == nil && !fi.IsDir() {
 			_ = os.Remove(kept) // a folder can't take a file's place
@@ -357,7 +360,7 @@ func setAside(dir string) (kept string, err error) {
 
 // setAsides are the files that were set aside, and how many bytes of the tmpfs they take.
 func setAsides(dir string) (paths []string, bytes int64) {
-	for _, name := range []string{asideName, asideElse} {
+	for _, name := range asideNames {
 		path := filepath.Join(dir, name)
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink == 1 {
