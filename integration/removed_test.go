@@ -33,6 +33,13 @@ func TestRemovedServiceSurvives(t *testing.T) {
 			run(t, p.Gateway, patience, "ip", "rule", "flush", "protocol", "108")
 			return p.levee.Start(t.Context())
 		}},
+		{"killed, where levee would not begin", false, func(p *protected) error {
+			if err := p.levee.Kill(); err != nil {
+				return err
+			}
+			run(t, p.Gateway, patience, "sh", "-c", "ip rule del priority 7305 2>/dev/null; ip rule add priority 7305 to 203.0.113.7 lookup 99")
+			return p.levee.Start(t.Context())
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

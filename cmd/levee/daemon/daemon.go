@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -172,13 +175,19 @@ func (d *daemon) openLayout() (err error) {
 	if d.layout, err = NewLayout(d.cfg); err == nil {
 		return nil
 	}
-	resumed, none := newLayout(d.cfg, former{resumed: true}, routes.NewPlanResumed)
+	resumed, none := d.resume(nil)
 	if none != nil {
 		return err
 	}
 	d.log.Warn("going on with the rules of the process before, as others can't be planned", "error", err)
 	d.layout, d.resumed = resumed, true
 	return nil
+}
+
+// resume lays everything out by the rules that the process before has left, with some for prefixes that no service has any longer.
+func (d *daemon) resume(leaving map[netip.Prefix]time.Time) (*Layout, error) {
+	was := former{resumed: true, prefixes: slices.SortedFunc(maps.Keys(leaving), netip.Prefix.Compare)}
+	return newLayout(d.cfg, was, routes.NewPlanResumed)
 }
 
 func (d *daemon) loadSecret() (err error) {

@@ -30,7 +30,13 @@ func (d *daemon) keepRemoved() error {
 	if len(leaving) == 0 {
 		return nil
 	}
-	layout, err := d.relayout(d.cfg, leaving)
+	var layout *Layout
+	var err error
+	if d.resumed {
+		layout, err = d.resume(leaving)
+	} else {
+		layout, err = d.relayout(d.cfg, leaving)
+	}
 	if err != nil {
 		return err
 	}
