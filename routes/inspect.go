@@ -62,17 +62,21 @@ func InspectConflicts(cfg Config, live Live, err error) (out []Finding) {
 			return []Finding{tableTaken(&cfg, &live, fmt.Sprintf("the %v route \"%v\"", r.Family, r))}
 		}
 	}
-	// The errors of this package end with the remedy.
-	text, remedy := err.Error(), ""
-	if i := strings.LastIndex(text, ": "); i > 0 {
-		text, remedy = text[:i], text[i+2:]
-	}
 	what := "plan"
 	gone, down := (*noInterfaceError)(nil), (*downError)(nil)
 	if errors.As(err, &gone) || errors.As(err, &down) {
 		what = "interface"
 	}
-	return []Finding{{What: what, Fatal: true, Text: text, Remedy: remedy}}
+	return []Finding{Refusal(what, err)}
+}
+
+// Refusal is the finding about what keeps levee from starting, from an error that ends with the remedy.
+func Refusal(what string, err error) Finding {
+	text, remedy := err.Error(), ""
+	if i := max(strings.LastIndex(text, ": "), strings.LastIndex(text, "; ")); i > 0 {
+		text, remedy = text[:i], text[i+2:]
+	}
+	return Finding{What: what, Fatal: true, Text: text, Remedy: remedy}
 }
 
 func tableTaken(cfg *Config, live *Live, by string) Finding {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -28,8 +27,7 @@ func inspectStart(cfg *config.Config) (out []routes.Finding) {
 	}
 	refused := func(what string, err error) {
 		if err != nil {
-			text, remedy := splitRemedy(err)
-			out = append(out, routes.Finding{What: what, Fatal: true, Text: text, Remedy: remedy})
+			out = append(out, routes.Refusal(what, err))
 		}
 	}
 	refused("state_dir", checkStateDir(cfg))
@@ -42,15 +40,6 @@ func inspectStart(cfg *config.Config) (out []routes.Finding) {
 		refused("metrics", metrics.Check(cfg.Metrics))
 	}
 	return out
-}
-
-// splitRemedy takes an error apart that ends with its remedy.
-func splitRemedy(err error) (text, remedy string) {
-	text = err.Error()
-	if i := max(strings.LastIndex(text, ": "), strings.LastIndex(text, "; ")); i > 0 {
-		return text[:i], text[i+2:]
-	}
-	return text, ""
 }
 
 // checkStateDir is checkState, also for a folder that a start would make.
